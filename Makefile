@@ -1,0 +1,42 @@
+# Each command sets itself up: python3 (with venv) and a network to PyPI are all it takes.
+PYTHON3 := python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Interpreters of pyenv are found without being activated; those already on the PATH stay in front.
+PYENV_ROOT ?= $(HOME)/.pyenv
+EMPTY :=
+PYENV_BINS := $(subst $(EMPTY) $(EMPTY),:,$(sort $(wildcard $(PYENV_ROOT)/versions/*/bin)))
+export PATH := $(PATH):$(PYENV_BINS)
+
+.PHONY: all demo test lint package bench clean
+all: test package
+
+$(VENV)/ready: tests/requirements.txt
+	@$(PYTHON3) -c 'import ensurepip' 2>/dev/null || { echo 'python3 has no venv: apt-get install python3-venv' >&2; exit 1; }
+	$(PYTHON3) -m venv --clear $(VENV)
+	$(BIN)/pip --quiet --disable-pip-version-check install --requirement tests/requirements.txt
+	@touch $@
+
+demo: $(VENV)/ready
+	$(BIN)/python tests/demo.py
+
+test: $(VENV)/ready
+	$(BIN)/tox run
+
+lint: $(VENV)/ready
+	$(BIN)/tox run -e lint
+
+package: $(VENV)/ready
+	$(BIN)/python tests/package.py
+
+bench: $(VENV)/ready
+	$(BIN)/pip --quiet --disable-pip-version-check install matplotlib
+	test -d $(VENV)/sdk || { $(PYTHON3) -m venv $(VENV)/sdk && \
+		$(VENV)/sdk/bin/pip --quiet --disable-pip-version-check install requests paramiko pyyaml pyopenssl && \
+		$(VENV)/sdk/bin/pip --quiet --disable-pip-version-check install --no-deps \
+			oneidentity-safeguard-sessions-plugin-sdk; }
+	$(BIN)/tox run --notest --skip-env lint
+	$(BIN)/python tests/bench.py
+
+clean:
+	rm -rf $(VENV) .tox dist

@@ -1,0 +1,196 @@
+"""Plays an SSH session and an RDP session as SPS would, with the built zip, against a faked TPAM behind TLS.
+
+Shows each hook's call, its log lines, its result (masked) and what the server's audit trail says. Exit status 1 if
+anything went wrong. The plugin runs on a real Python 2.6 or 2.7 where there is one, otherwise on this python3 with the
+import shim.
+"""
+from __future__ import print_function
+
+import getpass
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import fake_sps
+import package
+from fake_tpam import FakeTpam, FakeTpamServer
+
+PASSWORD, API_PASSWORD = 'Winter;#is"coming', 'demo-api-password'
+TESTS = os.path.dirname(os.path.abspath(__file__))
+
+
+def path(*names):
+    """A file of tests/."""
+    return os.path.join(TESTS, *names)
+
+
+def read(*names):
+    """A file of tests/ as text."""
+    with io.open(path(*names), encoding='utf-8') as content:
+        return content.read()
+
+
+def plugin_python():
+    """The interpreter nearest to the appliance's that has lxml and dnspython."""
+    for name in ('python2.6', 'python2.7'):
+        if _runs(name, 'import lxml.etree, dns.resolver'):
+            return name
+    if _runs('python2.7', 'pass'):
+        tox = os.path.join(os.path.dirname(sys.executable), 'tox')
+        subprocess.call([tox, '-qq', '-c', package.ROOT, '-e', 'py27', '--notest'])
+        python = os.path.join(package.ROOT, '.tox', 'py27', 'bin', 'python')
+        if _runs(python, 'import lxml.etree, dns.resolver'):
+            return python
+    return sys.executable
+
+
+def _runs(python, code):
+    try:
+        return subprocess.call([python, '-c', code], stderr=subprocess.DEVNULL) == 0
+    except OSError:
+        return False
+
+
+def demo_tpam():
+    """WEB01, whose root has a key and a password that somebody approves after two seconds, and WIN01."""
+    tpam = FakeTpam()
+    tpam.add_user('sps', API_PASSWORD)
+    tpam.add_system('WEB01', '10.0.0.5')
+    tpam.add_account('WEB01', 'root', PASSWORD, key=read('keys', 'rsa-3072.openssh'), min_approvers=1, approve_after=2)
+    tpam.add_system('WIN01', '10.0.0.7', platform='Windows')
+    tpam.add_account('WIN01', 'Administrator', PASSWORD)
+    return tpam
+
+
+def configuration(server, rest=''):
+    """Configuration text for this server."""
+    return (u'[tpam]\nserver=localhost:%d\nusername=sps\npassword=%s\n%s\n[tls]\nca_cert=%s\n'
+            % (server.port, API_PASSWORD, rest, read('certs', 'ca.pem').strip().replace('\n', '\n ')))
+
+
+class Player(object):
+    """Calls hooks and shows them; `good` stays true while they do what they should."""
+
+    def __init__(self):
+        self.good = True
+
+    def check(self, what, holds):
+        """Notes something that must hold."""
+        if not holds:
+            print('    WRONG: %s' % what)
+            self.good = False
+
+    def play(self, session, hook, expected=None):
+        """Calls one hook; a get_* hook must return credentials, and this one where it is given."""
+        result = session.call(hook)
+        fake_sps.show(result, session.arguments if hook in fake_sps.GET_HOOKS else {})
+        self.check('the hook failed', result.raised is None and not result.killed and not result.died)
+        self.check('it is against the guide', not result.violations)
+        if hook in fake_sps.GET_HOOKS:
+            self.check('no credential came out', bool(result.credentials))
+            self.check('another credential came out', expected in (None, (result.credentials or [None])[0]))
+        return result
+
+
+def log_in(private_key):
+    """Logs in to a real sshd on loopback with this key -> whether it worked, or None where no sshd is installed."""
+    sshd = shutil.which('sshd', path='/usr/sbin:/usr/local/sbin:' + os.environ.get('PATH', ''))
+    if not sshd or not shutil.which('ssh'):
+        return None
+    directory = tempfile.mkdtemp()
+    try:
+        return _log_in(sshd, private_key, lambda name: os.path.join(directory, name))
+    finally:
+        shutil.rmtree(directory)
+
+
+def _log_in(sshd, private_key, place):
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    if os.getuid() == 0 and not os.path.isdir('/run/sshd'):
+        os.makedirs('/run/sshd', 0o755)  # Debian's sshd asks for it; systemd makes it where there is one
+    subprocess.check_call(['ssh-keygen', '-q', '-t', 'rsa', '-N', '', '-f', place('host')])
+    for name, content in (('authorized', read('keys', 'rsa-3072.pub')), ('key', private_key), (
+            'config', 'ListenAddress 127.0.0.1\nPort %d\nHostKey %s\nAuthorizedKeysFile %s\nPidFile none\n'
+            'StrictModes no\nUsePAM no\nPasswordAuthentication no\n' % (port, place('host'), place('authorized')))):
+        with os.fdopen(os.open(place(name), os.O_WRONLY | os.O_CREAT, 0o600), 'w') as out:
+            out.write(content)
+    ssh = ['ssh', '-F', 'none', '-i', place('key'), '-p', str(port)]
+    for option in ('IdentitiesOnly=yes', 'IdentityAgent=none', 'StrictHostKeyChecking=no', 'BatchMode=yes',
+                   'UserKnownHostsFile=/dev/null', 'LogLevel=ERROR'):
+        ssh += ['-o', option]
+    server = subprocess.Popen([sshd, '-D', '-f', place('config')])
+    try:
+        for _ in range(50):  # until it listens
+            answer = subprocess.run(ssh + ['%s@127.0.0.1' % getpass.getuser(), 'echo logged in'],
+                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            if b'Connection refused' not in answer.stderr:
+                break
+            time.sleep(0.1)
+        return answer.stdout == b'logged in\n'
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def ssh_session(player, plugin, server, python):
+    """By request: the plugin files one, waits for its approval, and gives it back at the end."""
+    rest = u'authorization=request\n[request]\npoll_interval=1'
+    policy = fake_sps.FakeSps(plugin, configuration(server, rest), python)
+    session = policy.session(session_id='ssh-1', protocol='ssh', server_username='root', server_ip='10.0.0.5',
+                             server_hostname='web01.example.test', gateway_username='jdoe')
+    keys = player.play(session, 'get_private_key_list').credentials
+    worked = log_in(keys[0][1]) if keys else False
+    player.check('the key was not accepted by sshd', worked is not False)
+    print({True: '    -> logged in to a real sshd with this key', False: '    -> no login',
+           None: '    -> no sshd is installed here (Debian: openssh-server): the key was not tried'}[worked])
+    player.play(session, 'get_password_list', PASSWORD)
+    player.play(session, 'authentication_completed')
+    player.play(session, 'session_ended')
+
+
+def rdp_session(player, plugin, server, python):
+    """Gateway authentication is enough; the password is changed as soon as the login has worked."""
+    rest = u'[check-in]\nforce_reset=yes\n[check-in-trigger]\nrdp=authentication-completed'
+    policy = fake_sps.FakeSps(plugin, configuration(server, rest), python)
+    session = policy.session(session_id='rdp-1', protocol='rdp', server_username='EXAMPLE\\Administrator',
+                             server_ip='10.0.0.7', gateway_username='jdoe')
+    player.play(session, 'get_password_list', PASSWORD)
+    player.play(session, 'authentication_completed')
+    player.play(session, 'session_ended')
+
+
+def main():
+    """Plays both sessions."""
+    python = plugin_python()
+    version = subprocess.check_output([python, '-c', 'import ssl, sys; print(sys.version.split()[0] + ", " + getattr('
+                                       'ssl, "OPENSSL_VERSION", "an OpenSSL that 2.6 does not name"))'])
+    print('The plugin runs on Python %s' % version.decode('ascii').strip())
+    player, tpam = Player(), demo_tpam()
+    directory = tempfile.mkdtemp()
+    try:
+        plugin = os.path.join(directory, 'plugin.zip')
+        package.build(plugin)
+        with FakeTpamServer(tpam, certfile=path('certs', 'good.pem')) as server:
+            for title, play in (('SSH', ssh_session), ('RDP', rdp_session)):
+                print('\n== %s: %s' % (title, play.__doc__))
+                play(player, plugin, server, python)
+        print('\n== Audit trail of the server')
+        for entry in tpam.audit:
+            options = ', '.join('%s=%s' % option for option in sorted(entry.options.items()))
+            print('  %2d %s  %s(%s): %s' % (entry.number, entry.user, entry.command, options, entry.message))
+        player.check('something is still checked out', tpam.active() == [])
+    finally:
+        shutil.rmtree(directory)
+    print('\n%s' % ('All of it went as it should.' if player.good else 'SOMETHING WENT WRONG, see above.'))
+    return 0 if player.good else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Builds the plugin's zip, and checks it against the vendor's guide ("Plugin packaging", "The MANIFEST file").
+
+The zip has the same bytes on every run and machine: fixed order, dates and modes, and nothing compressed, since the
+output of zlib changes with its version.
+"""
+from __future__ import print_function
+
+from contextlib import closing
+import io
+import os
+import re
+import sys
+import zipfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+MODULES = ('main.py', 'tpamclient.py', 'sshkey.py')
+CONTENTS = ('MANIFEST',) + MODULES + ('default.cfg', 'LICENSE')
+MAX_ZIP = 20 * 1000 * 1000
+MAX_DEFAULT_CFG = 10 * 1024
+
+
+def build(target, root=ROOT):
+    """Writes the zip to this path."""
+    with closing(zipfile.ZipFile(target, 'w', zipfile.ZIP_STORED)) as plugin:
+        for name in CONTENTS:
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.create_system = 3  # Unix, also where it is built on another system
+            entry.external_attr = 0o644 << 16
+            with open(os.path.join(root, name), 'rb') as content:
+                plugin.writestr(entry, content.read())
+
+
+def problems(path):
+    """The rules that the zip at this path breaks -> list of text, empty for a good one."""
+    found = []
+    if os.path.getsize(path) >= MAX_ZIP:
+        found.append('the zip is not under 20 MB')
+    with closing(zipfile.ZipFile(path)) as plugin:
+        contents = dict((name, plugin.read(name)) for name in plugin.namelist())
+    for name in ('MANIFEST', 'main.py'):
+        if name not in contents:
+            found.append('%s is not in the root of the zip' % name)
+    if set(contents) - set(CONTENTS):
+        found.append('does not ship: %s' % ', '.join(sorted(set(contents) - set(CONTENTS))))
+    if len(contents.get('default.cfg', b'')) > MAX_DEFAULT_CFG:
+        found.append('default.cfg is over 10 KiB')
+    for name, content in sorted(contents.items()):
+        try:
+            content.decode('utf-8')
+        except UnicodeDecodeError:
+            found.append('%s is not UTF-8' % name)
+    return found + manifest_problems(contents.get('MANIFEST', b''))
+
+
+def manifest_problems(content):
+    """The rules that these bytes of a MANIFEST break -> list of text."""
+    import ruamel.yaml.error  # here, so that try_plugin.py builds the zip without it
+    try:
+        manifest = _yaml(content)
+    except ruamel.yaml.error.YAMLError:
+        return ['MANIFEST is no YAML 1.2']
+    if not isinstance(manifest, dict):
+        return ['MANIFEST is no mapping']
+    found = ['MANIFEST: %s is missing' % key for key in ('name', 'description', 'version', 'type', 'api')
+             if key not in manifest]
+    if not re.match(r'[A-Za-z][A-Za-z0-9_]*\Z', str(manifest.get('name', 'n'))):
+        found.append('MANIFEST: name is not a letter followed by letters, digits or _')
+    if not re.match(r'[0-9]', str(manifest.get('version', '0'))):
+        found.append('MANIFEST: version does not begin with a digit')
+    if manifest.get('type', 'credentialstore') != 'credentialstore':
+        found.append('MANIFEST: type is not credentialstore')
+    if not re.match(r'[0-9]+\.[0-9]+\Z', str(manifest.get('api', '1.0'))):
+        found.append('MANIFEST: api is not major.minor')
+    if 'entry_point' in manifest:
+        found.append('MANIFEST: entry_point selects the Python 3 environment')
+    return found
+
+
+def _yaml(content):
+    import ruamel.yaml
+    return ruamel.yaml.YAML(typ='safe', pure=True).load(io.BytesIO(content))
+
+
+def main():
+    """Builds dist/<name>-<version>.zip; exit status 1 and a line for each broken rule if it is no good."""
+    with open(os.path.join(ROOT, 'MANIFEST'), 'rb') as content:
+        manifest = _yaml(content.read())
+    target = os.path.join(ROOT, 'dist', '%s-%s.zip' % (manifest['name'], manifest['version']))
+    if not os.path.isdir(os.path.dirname(target)):
+        os.mkdir(os.path.dirname(target))
+    build(target)
+    found = problems(target)
+    for problem in found:
+        print(problem, file=sys.stderr)
+    print('%s, %d bytes, %s' % (os.path.relpath(target, ROOT), os.path.getsize(target),
+                                'not good' if found else 'keeps every rule of the guide'))
+    return 1 if found else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The plugin's side of fake_sps: a fresh process for one hook call, in the interpreter of the appliance.
+
+Python 2.6 code. Reads one JSON object from stdin (directory, configuration, hook, arguments, text, shim, nameserver) and
+writes one to stdout: {"returned": ...} or {"raised": {"type", "message"}}. What the plugin itself prints goes where its
+stderr goes, as on SPS, where both are the log. SIGINT ends a hook as its own time limit does.
+"""
+import json
+import os
+import signal
+import sys
+import traceback
+
+
+def serve(work):
+    """Reads the call, makes the plugin importable as `main`, and writes what work(call) returns, a dict."""
+    os.setpgrp()  # Ctrl-C at a terminal is for fake_sps alone, which passes it on once
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    call = json.load(sys.stdin)
+    result = os.fdopen(os.dup(1), 'wb')
+    os.dup2(2, 1)
+    sys.path.insert(0, call['directory'])
+    sys.dont_write_bytecode = True
+    if call['shim'] and sys.version_info[0] > 2:
+        sys.path.append(call['shim'])
+        import shim
+        shim.install()
+    if call['nameserver']:
+        import dns.resolver
+        dns.resolver.default_resolver = dns.resolver.Resolver(configure=False)
+        dns.resolver.default_resolver.nameservers = [call['nameserver'][0]]
+        dns.resolver.default_resolver.port = call['nameserver'][1]
+    call['configuration'] = native(call['configuration'])
+    if call['text'] == 'str':  # as SPS passes them: the interpreter's own str
+        call['arguments'] = dict((name, native(value)) for name, value in call['arguments'].items())
+    result.write(json.dumps(work(call)).encode('ascii'))
+    result.close()
+
+
+def run_hook(call):
+    """Runs the hook of the call -> the answer."""
+    import main as plugin
+    try:
+        hook = getattr(plugin.Plugin(call['configuration']), call['hook'])
+        signal.signal(signal.SIGINT, end_hook)
+        answer = {'returned': hook(**dict((str(name), value) for name, value in call['arguments'].items()))}
+    except Exception:
+        kind, error, _ = sys.exc_info()
+        answer = {'raised': {'type': [base.__name__ for base in kind.__mro__], 'message': str(error)}}
+        traceback.print_exc()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return answer
+
+
+def end_hook(signum, frame):
+    """Has the alarm that ends a hook ring now: whatever it is waiting for, it gives back what it has checked out."""
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.5)
+
+
+def native(value):
+    """Text -> str in UTF-8 where str is bytes; anything else as it is."""
+    if isinstance(value, str) or not isinstance(value, type(u'')):
+        return value
+    return value.encode('utf-8')
+
+
+if __name__ == '__main__':
+    serve(run_hook)
