@@ -95,7 +95,8 @@ def private_keys(text):
     raw = text if isinstance(text, bytes) else text.encode('utf-8', 'replace')
     if len(raw) > MAX_TEXT:
         raise UnusableKey('the text is longer than %d bytes; store the private key alone' % MAX_TEXT)
-    blocks = _pem_blocks(raw.decode('utf-8', 'replace').replace('\r\n', '\n').replace('\r', '\n'))
+    # What counts is ASCII; around it any bytes will do. (The UTF-8 decoder of 2.6 swallows what follows a bad byte.)
+    blocks = _pem_blocks(raw.decode('latin-1').replace('\r\n', '\n').replace('\r', '\n'))
     keys = []
     for label, body in blocks:
         try:
