@@ -1,7 +1,7 @@
 """The SPS side of the plugin: unpacks the built zip and runs each hook in a fresh process, as the appliance does.
 
-Keeps the cookies between the hooks, kills a hook at the plugin timeout, checks what it returns against the vendor's guide
-and captures its log. Python 2.6 code, as try_plugin.py, which is the program around it.
+Keeps the cookies between the hooks, kills a hook at the plugin timeout, checks what it returns against the vendor's
+guide and captures its log. Python 2.6 code, as try_plugin.py, which is the program around it.
 """
 from __future__ import print_function
 
@@ -86,11 +86,12 @@ class FakeSps(object):
         return Session(self, arguments)
 
     def call(self, hook, arguments, script='sps_child.py'):
-        """Runs one hook in a process of its own -> Result. All arguments must be JSON. The first Ctrl-C ends the hook as
-        its time limit would; raises Interrupted then. script: what to run, of the files beside this one."""
+        """Runs one hook in a process of its own -> Result. All arguments must be JSON. The first Ctrl-C ends the hook
+        as its time limit would; raises Interrupted then. script: what to run, of the files beside this one."""
         call = {'directory': self.directory, 'configuration': self.configuration, 'hook': hook, 'arguments': arguments,
                 'text': self.text, 'shim': HERE, 'nameserver': self.nameserver}
-        environment = {'PATH': os.environ.get('PATH', ''), 'LC_ALL': 'C', 'TMPDIR': tempfile.gettempdir()}
+        environment = {'PATH': os.environ.get('PATH', ''), 'LC_ALL': 'C', 'TMPDIR': tempfile.gettempdir(),
+                       'PYTHONDONTWRITEBYTECODE': '1'}
         environment.update(self.environment)
         began = time.time()
         child = subprocess.Popen([self.python, os.path.join(HERE, script)], stdin=subprocess.PIPE,
@@ -199,8 +200,8 @@ def _key_violations(credential):
     """A private key is (type, PEM by RFC 1421), PKCS#1 or PKCS#8 (guide: get_private_key_list)."""
     if len(credential) != 2 or credential[0] not in ('ssh-rsa', 'ssh-dss'):
         return [u'a private key is no (ssh-rsa or ssh-dss, PEM)']
-    block = re.match(r'-----BEGIN ((?:RSA |DSA )?PRIVATE KEY)-----\n((?:[A-Za-z0-9+/=]{64}\n)*)([A-Za-z0-9+/=]{1,64}\n)?'
-                     r'-----END \1-----\n?\Z', credential[1])
+    block = re.match(r'-----BEGIN ((?:RSA |DSA )?PRIVATE KEY)-----\n((?:[A-Za-z0-9+/=]{64}\n)*)'
+                     r'([A-Za-z0-9+/=]{1,64}\n)?-----END \1-----\n?\Z', credential[1])
     if not block:
         return [u'a private key is no PEM of 64 characters a line']
     base64.b64decode(block.group(2) + (block.group(3) or ''))

@@ -1,6 +1,6 @@
 """Refuses what Python 2.6.5 has not: syntax by parso's grammar of 2.6, library by vermin.
 
-For what ships and for the plugin's side of fake_sps. flake8, for all files, runs beside it.
+For what ships, and for the tool with which a site tries it. flake8, for all files, runs beside it.
 """
 from __future__ import print_function
 
@@ -12,7 +12,9 @@ import parso
 
 import package
 
-CHECKED = [os.path.join(package.ROOT, name) for name in package.MODULES + ('tests/sps_child.py',)]
+TOOL = ('tests/try_plugin.py', 'tests/fake_sps.py', 'tests/sps_child.py', 'tests/check_child.py',
+        'tests/package.py')
+CHECKED = [os.path.join(package.ROOT, name) for name in package.MODULES + TOOL]
 
 
 def syntax_problems(code):

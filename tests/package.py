@@ -91,7 +91,7 @@ def main():
     build(target)
     found = problems(target)
     for problem in found:
-        print(problem, file=sys.stderr)
+        sys.stderr.write(problem + '\n')
     print('%s, %d bytes, %s' % (os.path.relpath(target, ROOT), os.path.getsize(target),
                                 'not good' if found else 'keeps every rule of the guide'))
     return 1 if found else 0

@@ -1,8 +1,8 @@
 """The plugin's side of fake_sps: a fresh process for one hook call, in the interpreter of the appliance.
 
-Python 2.6 code. Reads one JSON object from stdin (directory, configuration, hook, arguments, text, shim, nameserver) and
-writes one to stdout: {"returned": ...} or {"raised": {"type", "message"}}. What the plugin itself prints goes where its
-stderr goes, as on SPS, where both are the log. SIGINT ends a hook as its own time limit does.
+Python 2.6 code. Reads one JSON object from stdin (directory, configuration, hook, arguments, text, shim, nameserver)
+and writes one to stdout: {"returned": ...} or {"raised": {"type", "message"}}. What the plugin itself prints goes where
+its stderr goes, as on SPS, where both are the log. SIGINT ends a hook as its own time limit does.
 """
 import json
 import os
@@ -11,15 +11,14 @@ import sys
 import traceback
 
 
-def serve(work):
-    """Reads the call, makes the plugin importable as `main`, and writes what work(call) returns, a dict."""
+def begin():
+    """Reads the call and makes the plugin importable -> (the call, a file for the answer)."""
     os.setpgrp()  # Ctrl-C at a terminal is for fake_sps alone, which passes it on once
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     call = json.load(sys.stdin)
     result = os.fdopen(os.dup(1), 'wb')
     os.dup2(2, 1)
     sys.path.insert(0, call['directory'])
-    sys.dont_write_bytecode = True
     if call['shim'] and sys.version_info[0] > 2:
         sys.path.append(call['shim'])
         import shim
@@ -32,7 +31,12 @@ def serve(work):
     call['configuration'] = native(call['configuration'])
     if call['text'] == 'str':  # as SPS passes them: the interpreter's own str
         call['arguments'] = dict((name, native(value)) for name, value in call['arguments'].items())
-    result.write(json.dumps(work(call)).encode('ascii'))
+    return call, result
+
+
+def end(result, answer):
+    """Writes the answer, a dict."""
+    result.write(json.dumps(answer).encode('ascii'))
     result.close()
 
 
@@ -63,5 +67,11 @@ def native(value):
     return value.encode('utf-8')
 
 
+def main():
+    """Runs the hook that is called for."""
+    call, result = begin()
+    end(result, run_hook(call))
+
+
 if __name__ == '__main__':
-    serve(run_hook)
+    main()

@@ -1,0 +1,315 @@
+# -*- coding: utf-8 -*-
+"""The tool with which a site tries its configuration: what it says, how it ends, and what it leaves on the server."""
+from __future__ import unicode_literals
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+
+import pytest
+
+import package
+from bad_server import Port
+from conftest import API_PASSWORD, GATEWAY_PASSWORD, PASSWORD, certificate, configuration
+from fake_tpam import ACTIVE, PENDING
+
+PROGRAM = os.path.join(package.ROOT, 'tests', 'try_plugin.py')
+ARGUMENTS = ['server_username=root', 'server_ip=10.0.0.5', 'gateway_username=jdoe']
+
+
+class Tool(object):
+    """The program as a user of the world's interpreter runs it, with a configuration file for that world."""
+
+    def __init__(self, world, directory):
+        self.world, self.config = world, os.path.join(directory, 'my.cfg')
+
+    def configure(self, text=None, **sections):
+        """Writes the configuration, World.sections() or text."""
+        with io.open(self.config, 'w', encoding='utf-8') as content:
+            content.write(configuration(**self.world.sections(**sections)) if text is None else text)
+
+    def start(self, *words, **options):
+        """Starts the program -> Popen."""
+        # As where a person has no UTF-8 terminal; in a session of its own, since getpass would ask a terminal.
+        return subprocess.Popen([self.world.python, PROGRAM, '--config', self.config] + list(words),
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                preexec_fn=os.setsid, **options)
+
+    def run(self, *words, **options):
+        """-> (exit status, what it printed); no secret of this world may be in it, unless `secrets` allows them."""
+        secrets, typed = options.pop('secrets', False), options.pop('typed', '')
+        process = self.start(*words, **options)
+        output = process.communicate(typed.encode('utf-8'))[0].decode('utf-8')
+        for secret in () if secrets else self.world.secrets():
+            assert secret not in output and json.dumps(secret)[1:-1] not in output
+        return process.returncode, output
+
+
+@pytest.fixture
+def tool(world, tmpdir):
+    tool = Tool(world, str(tmpdir))
+    tool.configure()
+    return tool
+
+
+def wrong(output):
+    """The lines about what is wrong."""
+    return re.findall('^  WRONG +(.*)', output, re.M)
+
+
+# ---- check
+
+def test_a_good_configuration_is_ready_and_all_of_it_is_shown(world, tool):
+    status, output = tool.run('check')
+    assert (status, wrong(output)) == (0, [])
+    assert '  set      [tpam] username = sps\n' in output
+    assert '  set      [tpam] password = ********\n' in output
+    assert '  set      [tls] ca_cert = O=TPAM test, CN=TPAM test CA, until 2049-' in output
+    assert '  default  [tpam] path = /RPC2\n' in output
+    assert 'DNS: localhost is 127.0.0.1' in output
+    assert re.search('certificate: .*CN=good; issued by .*; for localhost, .*; valid from .* to .*; '
+                     'sha256:[0-9a-f]{64}\n', output)
+    assert 'ListSystems: answered' in output
+    assert 'A hook would work' in output
+
+
+def test_a_check_without_tls_says_that_there_is_none(world, tool):
+    world.serve(certfile=None)
+    tool.configure(tls={'enabled': 'no', 'ca_cert': None})
+    status, output = tool.run('check')
+    assert (status, wrong(output)) == (0, [])
+    assert 'note     TLS is off' in output and 'connected, without TLS' in output
+
+
+def test_a_check_asks_what_the_configuration_needs_and_changes_nothing(world, tool):
+    tool.configure(tpam={'authorization': 'policy', 'required_policy': 'x', 'system_maptoreal': 'yes'})
+    status, output = tool.run('check', '--json')
+    assert status == 0 and json.loads(output)['works'] is True
+    assert world.tpam.commands() == ['ListSystems', 'ListAccounts', 'ListAssignedPolicies']
+
+
+def test_all_mistakes_in_a_configuration_are_named_and_nothing_is_sent(world, tool):
+    tool.configure(tpam={'usrname': 'sps', 'username': None, 'timeout': '900', 'authorization': 'policy'})
+    status, output = tool.run('check')
+    assert status == 1
+    assert set(problem.partition(':')[0] for problem in wrong(output)) == set([
+        '[tpam] timeout', '[tpam] usrname', '[tpam] username', '[tpam] required_policy'])
+    assert 'did you mean username' in output
+    assert world.server.connections == 0
+
+
+def test_a_check_says_of_each_server_what_to_change(world, tool):
+    with Port() as closed:
+        tool.configure(tpam={'server': 'localhost:%d, localhost:%d' % (closed.port, world.server.port),
+                             'password': 'wröng password'})
+        status, output = tool.run('check')
+    refused, denied = wrong(output)
+    assert status == 1
+    assert 'Cannot connect' in refused and 'localhost:%d' % closed.port in refused
+    assert 'check [tpam] username and password' in denied
+    assert 'wröng' not in output
+
+
+def test_a_check_shows_the_certificate_that_it_does_not_trust(world, tool):
+    tool.configure(tls={'ca_cert': certificate('other-ca-root')})
+    status, output = tool.run('check')
+    problem, = wrong(output)
+    assert status == 1
+    assert 'TLS cannot be set up' in problem and 'CN=good' in problem and '[tls] ca_cert' in problem
+    assert world.server.requests == 0
+
+
+@pytest.mark.parametrize('sections, permissions, expected', [
+    ({'tpam': {'method_prefix': 'tpam.'}}, {}, 'check [tpam] method_prefix'),
+    ({}, {'admin': False}, 'a hook needs it for [tpam] system_name_resolver'),
+])
+def test_a_check_finds_what_only_the_first_command_shows(world, tool, sections, permissions, expected):
+    world.tpam.add_user('sps', API_PASSWORD, **permissions)
+    tool.configure(**sections)
+    status, output = tool.run('check')
+    assert status == 1
+    assert expected in wrong(output)[0]
+
+
+def test_a_log_in_is_enough_where_no_hook_needs_to_list(world, tool):
+    world.tpam.add_user('sps', API_PASSWORD, admin=False)
+    tool.configure(tpam={'system_name_resolver': 'hostname'})
+    status, output = tool.run('check')
+    assert (status, wrong(output)) == (0, [])
+    assert 'the log-in works' in output
+
+
+def test_the_gateway_password_is_typed_unseen(world, tool):
+    world.tpam.add_user('jdoe', GATEWAY_PASSWORD)
+    tool.configure(tpam={'use_credential': 'gateway', 'username': None, 'password': None})
+    status, output = tool.run('check')
+    assert status == 1 and 'gateway_password=-' in wrong(output)[0]
+    status, output = tool.run('check', 'gateway_username=jdoe', 'gateway_password=-', typed=GATEWAY_PASSWORD + '\n',
+                              env=dict(os.environ, LC_ALL='C.UTF-8'))
+    assert (status, wrong(output)) == (0, [])
+    assert world.tpam.audit[-1].user == 'jdoe'
+
+
+# ---- run and session
+
+def test_a_hook_shows_its_call_its_log_and_a_masked_result(world, tool):
+    status, output = tool.run('run', 'get_password_list', 'gateway_password=some-password', *ARGUMENTS)
+    assert status == 0
+    assert 'get_password_list(gateway_password="********", gateway_username="jdoe"' in output
+    assert "    log  INFO Retrieved passwords; account='root', system='WEB01'" in output
+    assert '"passwords": ["********"]' in output
+    assert 'some-password' not in output
+    assert re.search(r'\(\d+\.\d\d s\)', output)
+
+
+def test_credentials_are_shown_to_who_asks_for_them(tool):
+    status, output = tool.run('run', 'get_password_list', '--json', '--show-credentials', *ARGUMENTS, secrets=True)
+    call, = json.loads(output)['calls']
+    assert status == 0
+    assert call['returned']['passwords'] == [PASSWORD]
+
+
+def test_a_hook_without_a_credential_fails_and_says_why(world, tool):
+    world.tpam.account('WEB01', 'root').locked = True
+    status, output = tool.run('run', 'get_password_list', '--json', *ARGUMENTS)
+    answer = json.loads(output)
+    assert status == 1
+    assert answer['works'] is False and 'locked' in answer['calls'][0]['log'][0]
+
+
+def test_a_session_ends_with_the_first_exception_as_on_sps(tool):
+    tool.configure(tpam={'password': 'wrong-password'})
+    status, output = tool.run('session', '--json', *ARGUMENTS)
+    assert status == 1
+    assert [call['hook'] for call in json.loads(output)['calls']] == ['get_private_key_list', 'session_ended']
+    assert 'wrong-password' not in output
+
+
+def needs_approval(world, tool):
+    world.tpam.account('WEB01', 'root').min_approvers = 1
+    tool.configure(tpam={'authorization': 'request'}, request={'poll_interval': 1})
+
+
+def until(process, words):
+    """Reads what the program prints, up to a line with these words -> text."""
+    seen = []
+    for line in iter(process.stdout.readline, b''):
+        seen.append(line.decode('utf-8'))
+        if words in seen[-1]:
+            break
+    else:
+        pytest.fail('%s was not printed:\n%s' % (words, ''.join(seen)))
+    return ''.join(seen)
+
+
+def rest(process):
+    """What else it prints until it ends -> text. Not by communicate(), which misses what readline() has read ahead."""
+    output = process.stdout.read().decode('utf-8')
+    process.wait()
+    return output
+
+
+def test_a_session_shows_that_it_waits_while_it_waits_and_gives_back(world, tool):
+    needs_approval(world, tool)
+    process = tool.start('session', 'protocol=rdp', *ARGUMENTS)
+    until(process, 'Waiting for the approval')
+    request, = world.tpam.active()
+    assert request.status == PENDING
+    world.tpam.approve(request.id)
+    output = rest(process)
+    assert process.returncode == 0
+    assert re.findall(r'^(\w+)\(', output, re.M) == ['authentication_completed', 'session_ended']
+    assert 'WORKS: 1 credential' in output
+    assert world.tpam.active() == []
+
+
+def test_ctrl_c_withdraws_the_request_that_is_waited_for(world, tool):
+    needs_approval(world, tool)
+    process = tool.start('session', *ARGUMENTS)
+    until(process, 'Waiting for the approval')
+    process.send_signal(signal.SIGINT)
+    output = rest(process)
+    assert process.returncode == 130, output
+    assert 'Gave back the request' in output
+    assert world.tpam.active() == []
+
+
+def test_ctrl_c_gives_back_what_an_earlier_hook_checked_out(world, tool):
+    needs_approval(world, tool)
+    world.tpam.account('WEB01', 'root').min_approvers = 0
+    call, begun, interrupted = world.tpam.call, threading.Event(), threading.Event()
+
+    def slow_call(user, command, options):
+        if command == 'Retrieve':
+            begun.set()
+            interrupted.wait(20)
+        return call(user, command, options)
+    world.tpam.call = slow_call
+    process = tool.start('session', *ARGUMENTS)  # its first hook, for a key, files the request
+    assert begun.wait(20)
+    request, = world.tpam.active()
+    assert request.status == ACTIVE
+    process.send_signal(signal.SIGINT)
+    output = until(process, 'Interrupted; giving back')
+    interrupted.set()
+    output += rest(process)
+    assert process.returncode == 130, output
+    assert 'session_ended()' in output
+    assert world.tpam.active() == []
+
+
+def test_what_one_hook_leaves_checked_out_is_given_back_by_the_command_that_it_prints(world, tool):
+    needs_approval(world, tool)
+    world.tpam.account('WEB01', 'root').min_approvers = 0
+    status, output = tool.run('run', 'get_password_list', *ARGUMENTS)
+    assert status == 0 and len(world.tpam.active()) == 1
+    command = re.search('^  python3 (tests/.*)', output, re.M).group(1)
+    assert subprocess.call('"%s" %s >&2' % (world.python, command), shell=True, cwd=package.ROOT) == 0
+    assert world.tpam.active() == []
+
+
+# ---- mistakes
+
+@pytest.mark.parametrize('words, answer', [
+    (['chek'], 'unknown command chek; did you mean check'),
+    (['session_ended'], 'a hook comes after run'),
+    (['run', 'get_pasword_list'], 'did you mean get_password_list'),
+    (['session', 'server_user=x'], 'unknown argument server_user; did you mean server_username'),
+    (['run', 'session_ended', 'cookie=x'], 'cookie must be JSON'),
+    ([], 'say what to do: check, run or session'),
+])
+def test_a_mistake_on_the_command_line_is_answered_with_what_is_known(tool, words, answer):
+    status, output = tool.run(*words)
+    assert status == 2
+    assert answer in output
+
+
+def test_an_interpreter_without_the_packages_is_told_which(tool, tmpdir):
+    bare = tmpdir.join('bare')
+    bare.write('#!/bin/sh\nexec "%s" -S "$@"\n' % tool.world.python)
+    bare.chmod(0o755)
+    status, output = tool.run('check', '--python', str(bare))
+    assert status == 2
+    assert re.search("No module named '?lxml", output)
+    assert 'Install the packages lxml and dnspython' in output and '`make demo`' in output
+
+
+def test_the_examples_of_the_help_are_commands_that_it_takes(tool):
+    import try_plugin
+    output = tool.run('--help')[1]
+    examples = re.findall('^  python3 tests/try_plugin.py (.*)', output.replace('\\\n', ''), re.M)
+    assert len(examples) > 2
+    for example in examples:
+        assert try_plugin.parsed(example.split())[0].config == 'my.cfg'
+
+
+def test_a_configuration_in_another_encoding_is_said_to_be_one(tool):
+    with io.open(tool.config, 'wb') as content:
+        content.write('[tpam]\npassword=é\n'.encode('latin-1'))
+    status, output = tool.run('check')
+    assert status == 2
+    assert 'is not UTF-8 text' in output

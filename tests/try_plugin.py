@@ -1,0 +1,321 @@
+"""Tries a site's own configuration before anything is uploaded; see --help. Runs on Python 2.6, 2.7 and 3.
+
+What is tried is the plugin of this checkout, in fresh processes as SPS runs it (fake_sps.py).
+"""
+from __future__ import print_function
+
+import difflib
+import getpass
+import io
+import json
+import optparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+
+import fake_sps
+import package
+from fake_sps import GET_HOOKS, NOTIFICATIONS, say
+
+COMMANDS = ('check', 'run', 'session')
+HOOKS = tuple(sorted(GET_HOOKS)) + NOTIFICATIONS
+ARGUMENTS = fake_sps.GET_ARGUMENTS + fake_sps.REMOTE_APP_ARGUMENTS
+OF_JSON = ('cookie', 'session_cookie', 'gateway_groups', 'server_port', 'target_port')
+CHECK_TIMEOUT = 3600  # s: each server of the configuration has its own time
+COOKIE_KEY = 'SPS_TPAM_XMLRPC'
+INTERRUPTED = 130  # the exit status of what Ctrl-C ended
+VENV_PYTHON = os.path.join(package.ROOT, '.venv', 'bin', 'python')
+
+USAGE = """%prog check --config FILE
+       %prog run HOOK --config FILE NAME=VALUE ...
+       %prog session --config FILE NAME=VALUE ..."""
+
+DESCRIPTION = """Tries a configuration of the plugin against the real server, before anything is uploaded."""
+
+MORE = """
+check    Reads the configuration as the plugin does: what is set, what is default,
+         all that is wrong. Then contacts each server: DNS, TLS, certificate, log-in,
+         and the List* commands that the configuration needs. Changes nothing there.
+run      Runs one hook. What it checks out stays checked out; how to give it back is said.
+%(hooks)s
+session  Runs the hooks of a whole session, and gives back at its end.
+
+NAME=VALUE are the arguments that SPS passes:
+%(arguments)s
+         Cookies, gateway_groups and ports are JSON; - asks for a value unseen, say for
+         gateway_password=-.
+
+run and session fetch real credentials from the server, as a session would. They are shown
+as ********, and log lines as they come. Ctrl-C gives back what was checked out.
+Exit status: 0 if it works, 1 if not, 2 for a mistake on the command line, 130 for Ctrl-C.
+
+Examples:
+  python3 tests/try_plugin.py check --config my.cfg
+  python3 tests/try_plugin.py session --config my.cfg server_username=root \\
+      server_ip=10.0.0.5 server_hostname=web01.example.com gateway_username=jdoe
+  python3 tests/try_plugin.py run get_private_key_list --config my.cfg --json \\
+      protocol=ssh server_username=root server_ip=10.0.0.5 gateway_username=jdoe
+  python3 tests/try_plugin.py check --config my.cfg --python python2.6
+"""
+
+
+# ---- command line --------------------------------------------------------------------------------------------------
+
+class Parser(optparse.OptionParser):
+    """Leaves the lines of the epilog as they are."""
+
+    def format_epilog(self, formatter):
+        return self.epilog
+
+
+def parser():
+    """The options; argparse is younger than Python 2.6."""
+    indent = ' ' * 9
+    hooks, arguments = [textwrap.fill(', '.join(names), 90, initial_indent=indent, subsequent_indent=indent)
+                        for names in (HOOKS, ARGUMENTS)]
+    found = Parser(USAGE, description=DESCRIPTION, epilog=MORE % {'hooks': hooks, 'arguments': arguments})
+    found.add_option('--config', metavar='FILE', help='the configuration, as it is pasted into SPS')
+    found.add_option('--python', help="interpreter for the plugin (default: this one, or that of `make`, .venv)")
+    found.add_option('--zip', metavar='FILE', help='the plugin (default: built from this checkout)')
+    found.add_option('--json', action='store_true', help='print one JSON object, for scripts')
+    found.add_option('--show-credentials', action='store_true', help='print the credentials that the hooks return')
+    return found
+
+
+def unknown(kind, word, known):
+    """What to say of a word that is none of the known ones."""
+    near = difflib.get_close_matches(word.lower(), known, 2)
+    return u'unknown %s %s; %s %s' % (kind, word, u'did you mean' if near else u'known:', u', '.join(near or known))
+
+
+def hook_argument(word):
+    """'name=value' -> (name, value as SPS passes it); raises ValueError that says what is wrong."""
+    name, equals, value = word.partition('=')
+    if not equals:
+        raise ValueError(u'%s is no NAME=VALUE' % word)
+    if name not in ARGUMENTS:
+        raise ValueError(unknown(u'argument', name, ARGUMENTS))
+    if value == u'-':
+        value = text(getpass.getpass('%s: ' % name, sys.stderr))
+    if name in OF_JSON:
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ValueError(u'%s must be JSON, not %s' % (name, value))
+    return str(name), value
+
+
+def text(word):
+    """A word of the command line as text."""
+    return word if isinstance(word, type(u'')) else word.decode('utf-8', 'replace')
+
+
+def parsed(argv):
+    """-> (options, command, hook or None, arguments); leaves the program, with status 2, on a mistake."""
+    options, words = parser().parse_args(argv)
+    words = [text(word) for word in words]
+    try:
+        if not words:
+            raise ValueError(u'say what to do: check, run or session')
+        command, hook = words.pop(0), None
+        if command not in COMMANDS:
+            raise ValueError(unknown(u'command', command, COMMANDS)
+                             + (u'; a hook comes after run' if command in HOOKS else u''))
+        if command == 'run':
+            hook = words.pop(0) if words else u''
+            if hook not in HOOKS:
+                raise ValueError(unknown(u'hook', hook, HOOKS))
+        if not options.config:
+            raise ValueError(u'--config FILE is missing')
+        return options, command, hook, dict(hook_argument(word) for word in words)
+    except ValueError as mistake:
+        say(u'%s\nSee --help.' % mistake, sys.stderr)
+        sys.exit(2)
+
+
+# ---- what is tried -------------------------------------------------------------------------------------------------
+
+PROBE = ('import sys, lxml.etree, dns.resolver, dns.version, ssl; print("Python %s, %s, lxml %s, dnspython %s" % ('
+         'sys.version.split()[0], getattr(ssl, "OPENSSL_VERSION", "an OpenSSL that it does not name"), '
+         'lxml.etree.__version__, dns.version.version))')
+
+
+def interpreter(wanted):
+    """The wanted interpreter, else this one or that of .venv, whichever can run the plugin -> (path, its versions);
+    raises ValueError that says what it lacks."""
+    lacks = []
+    for python in wanted and [wanted] or [sys.executable, VENV_PYTHON]:
+        try:
+            probe = subprocess.Popen([python, '-c', PROBE], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        except OSError as error:
+            lacks.append(u'%s: %s' % (text(python), error.strerror))
+            continue
+        versions, trouble = [output.decode('utf-8', 'replace').strip() for output in probe.communicate()]
+        if probe.returncode == 0:
+            return python, versions
+        lacks.append(u'%s: %s' % (text(python), (trouble.splitlines() or [u'?'])[-1]))
+    raise ValueError(u'No interpreter has what the plugin imports, which SPS has:\n  %s\nInstall the packages lxml and '
+                     u'dnspython for one of them, or let `make demo` set up .venv, which is used then.'
+                     % u'\n  '.join(lacks))
+
+
+def make_sps(options, **more):
+    """FakeSps with the configuration of the command line; raises ValueError for what it cannot begin with."""
+    try:
+        with io.open(options.config, encoding='utf-8') as content:
+            configuration = content.read()
+    except EnvironmentError as error:
+        raise ValueError(u'%s: %s' % (text(options.config), error.strerror))
+    except UnicodeDecodeError as error:
+        raise ValueError(u'%s is not UTF-8 text (byte %d); save it as UTF-8' % (text(options.config), error.start))
+    python, versions = interpreter(options.python)
+    if not options.json:
+        say(u'The plugin runs on %s (%s)' % (versions, text(python)))
+        more['watch'] = say if more else (lambda line: say(u'    log  ' + line))
+    with tempfile.NamedTemporaryFile(suffix='.zip') as built:
+        if not options.zip:
+            package.build(built.name)
+        return fake_sps.FakeSps(options.zip or built.name, configuration, python, **more)
+
+
+def check(options, arguments):
+    """-> exit status."""
+    result = make_sps(options, timeout=CHECK_TIMEOUT).call('check', arguments, 'check_child.py')
+    findings = result.answer.get('findings')
+    wrong = findings is None or [finding for finding in findings if finding['status'] == 'wrong']
+    if options.json:
+        answer = {'works': not wrong, 'findings': findings, 'log': result.lines if findings is None else []}
+        print(json.dumps(answer, indent=1, sort_keys=True))
+    elif findings is None:
+        say(u'The check itself failed; please report the lines above')
+    else:
+        say(u'NOT READY: %d thing%s to mend' % (len(wrong), u's'[len(wrong) == 1:]) if wrong
+            else u'A hook would work. Next: try a whole session (see --help), then upload the zip.')
+    return 1 if wrong else 0
+
+
+class Trial(object):
+    """Hooks that are run for a person or, with --json, for a script."""
+
+    def __init__(self, options, arguments):
+        self.options = options
+        arguments = dict({'session_id': u'try-%d' % time.time(), 'protocol': u'ssh'}, **arguments)
+        cookies = [arguments.pop(name, {}) for name in ('cookie', 'session_cookie')]
+        self.session = make_sps(options).session(**arguments)
+        self.session.cookie, self.session.session_cookie = cookies
+
+    def run(self, hooks):
+        """-> exit status."""
+        interrupted = False
+        try:
+            for hook in hooks:
+                if len(hooks) == 1 or self.is_next(hook):
+                    self.call(hook)
+        except KeyboardInterrupt:
+            interrupted = True
+            if self.checked_out():
+                self.say(u'Interrupted; giving back what is checked out (Ctrl-C again leaves it)')
+                self.call('session_ended')
+        failed = [result for result in self.session.calls if failure(result)]
+        works = not failed and not interrupted and (bool(self.credentials()) or not set(hooks) & set(GET_HOOKS))
+        if self.options.json:
+            print(json.dumps({'works': works, 'interrupted': interrupted,
+                              'calls': [self.as_json(result) for result in self.session.calls]},
+                             indent=1, sort_keys=True))
+        self.sum_up(works, interrupted)
+        return INTERRUPTED if interrupted else 0 if works else 1
+
+    def is_next(self, hook):
+        """Would SPS call this hook? An exception ends a session, and without a credential there is no login."""
+        if [result for result in self.session.calls if result.returned is None]:
+            return hook == 'session_ended'
+        return hook != 'authentication_completed' or bool(self.credentials())
+
+    def call(self, hook):
+        """Calls one hook and shows it; what Ctrl-C ended is shown, too."""
+        before = len(self.session.calls)
+        self.say(fake_sps.call_line(hook, self.session.arguments if hook in GET_HOOKS else {}))
+        try:
+            self.session.call(hook)
+        finally:
+            for result in self.session.calls[before:]:
+                for line in fake_sps.outcome_lines(result, self.options.show_credentials):
+                    self.say(line)
+
+    def say(self, line):
+        """A line for a person."""
+        if not self.options.json:
+            say(line)
+
+    def credentials(self):
+        """All that the hooks have returned."""
+        return [credential for result in self.session.calls for credential in result.credentials or ()]
+
+    def checked_out(self):
+        """What the last cookie says is to be given back; session_ended returns none."""
+        last = self.session.calls[-1] if self.session.calls else None
+        if last and last.hook == 'session_ended' and not failure(last):
+            return []
+        return (self.session.cookie.get(COOKIE_KEY) or {}).get('open', [])
+
+    def sum_up(self, works, interrupted):
+        """What came of it, and what to do about it."""
+        if interrupted:
+            self.say(u'INTERRUPTED')
+        elif works:
+            self.say(u'WORKS: %d credential(s)' % len(self.credentials()))
+        else:
+            self.say(u'DOES NOT WORK: see WARNING and ERROR above, and docs/messages.md for what to do')
+        if self.checked_out():
+            words = [u'--config', text(self.options.config), u'session_id=' + self.session.arguments['session_id'],
+                     u'cookie=' + json.dumps(self.session.cookie, separators=(',', ':'))]
+            self.say(u'Still checked out. To give it back:\n  python3 tests/try_plugin.py run session_ended '
+                     + u' '.join(quoted(word) for word in words))
+
+    def as_json(self, result):
+        """One call for a script."""
+        returned = result.returned
+        if returned and not self.options.show_credentials:
+            returned = fake_sps.masked(returned)
+        return {'hook': result.hook, 'returned': returned, 'raised': result.raised, 'log': result.lines,
+                'seconds': round(result.seconds, 3), 'killed': result.killed, 'violations': result.violations}
+
+
+def failure(result):
+    """Did this call fail? Where it only found no credential it did not."""
+    errors = [line for line in result.lines if line.startswith((u'ERROR ', u'CRITICAL '))]
+    return bool(result.raised or result.killed or result.died or result.violations or errors)
+
+
+def quoted(word):
+    """For a shell."""
+    return word if re.match(r'[\w./=-]+\Z', word) else u"'%s'" % word.replace(u"'", u"'\\''")
+
+
+def session_hooks(arguments):
+    """What SPS calls in a session with these arguments."""
+    keys = ['get_private_key_list'] if arguments.get('protocol', 'ssh') == 'ssh' else []
+    application = ['get_remote_app_credentials'] if arguments.get('asset') else []
+    return keys + ['get_password_list'] + application + ['authentication_completed', 'session_ended']
+
+
+def main(argv=None):
+    """-> exit status."""
+    options, command, hook, arguments = parsed(argv)
+    try:
+        if command == 'check':
+            return check(options, arguments)
+        return Trial(options, arguments).run([hook] if command == 'run' else session_hooks(arguments))
+    except ValueError as mistake:
+        say(u'%s' % mistake, sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+if __name__ == '__main__':
+    sys.exit(main())
