@@ -452,11 +452,11 @@ class Call(object):
 
     def explain(self, refusal):
         """The line about why there is no credential."""
-        about = dict(self._about(), **refusal.details)
+        details = dict(about(self.state), **refusal.details)
         for fragment, remedy in REMEDIES:
             if re.search(fragment, text(refusal), re.I):
-                about['remedy'] = remedy
-        self.log('warning', u'No credential', reason=text(refusal), **about)
+                details['remedy'] = remedy
+        self.log('warning', u'No credential', reason=text(refusal), **details)
 
     # -- the hooks
 
@@ -497,13 +497,13 @@ class Call(object):
             if refusal.code != UNKNOWN_COMMAND and not _UNKNOWN_COMMAND.search(text(refusal)):
                 raise
             self.log('info', u'The server gives out no private keys',
-                     remedy=u'[private_keys] enabled=no spares the call', **self._about())
+                     remedy=u'[private_keys] enabled=no spares the call', **about(self.state))
             return []
         for kind, _, fingerprint, bits in keys:
             if bits < 1024:
                 self.log('warning', u'The private key is too short to be safe; replace it', bits=bits, type=kind,
-                         fingerprint=fingerprint, **self._about())
-            self.log('info', u'Retrieved a private key', type=kind, fingerprint=fingerprint, **self._about())
+                         fingerprint=fingerprint, **about(self.state))
+            self.log('info', u'Retrieved a private key', type=kind, fingerprint=fingerprint, **about(self.state))
         self.state['given'] += len(keys)
         return [(kind, pem) for kind, pem, _, _ in keys]
 
@@ -532,11 +532,8 @@ class Call(object):
         if self.settings['check-in']['force_reset'] and not self._held('ForceReset', *held):
             self._hold('ForceReset', *held)
         self.state['given'] += 1
-        self.log('info', u'Retrieved passwords', **self._about())
+        self.log('info', u'Retrieved passwords', **about(self.state))
         return [native(password)]
-
-    def _about(self):
-        return dict((name, self.state[name]) for name in ('account', 'system', 'request') if self.state.get(name))
 
     # -- which account
 
@@ -661,21 +658,21 @@ class Call(object):
             if self._is_of_this_session(rows[0]):
                 self._hold('Cancel', system, account, rows[0].get('RequestID'))
             return rows[0].get('RequestID')
-        self.log('info', u'Filed a request', request=checkout['request'], account=account, system=system)
+        self.log('info', u'Filed a request', **about(checkout))
         if not active:
             self._wait(checkout)
         return checkout['request']
 
     def _wait(self, checkout):
         number, request = checkout['request'], self.settings['request']
-        self.log('info', u'Waiting for the approval of a request', request=number, account=checkout['account'],
-                 system=checkout['system'])
+        self.log('info', u'Waiting for the approval of a request', **about(checkout))
         end = Deadline(request['approval_timeout'], self.deadline)
         reason = u'the request was not approved in time; see [request] approval_timeout and [tpam] timeout'
         try:
             status = u''
             while status in OPEN or not status:
                 time.sleep(min(request['poll_interval'], end.left()))
+                self.deadline.left()
                 status = column(self.client().get_pwd_request(number) or {}, 'RequestStatus').lower()
                 if status in ACTIVE:
                     return
@@ -723,7 +720,7 @@ class Call(object):
             except TpamError as error:
                 checkout['tried'] = checkout.get('tried') or isinstance(error, TpamOutcomeUnknown)
                 self.log('error', u'Check-in failed; do it by hand unless a later line says it is done',
-                         reason=text(error), **_names(checkout))
+                         command=checkout['command'], reason=text(error), **about(checkout))
 
     def _cancel(self, checkout):
         if checkout['request'] is None:  # whether it was filed is unknown
@@ -734,12 +731,12 @@ class Call(object):
         try:
             self.client().cancel(checkout['request'],
                                  u'%s,SPS,check-in,%s' % (text(self.state.get('user')), self.session_id))
-            self.log('info', u'Gave back the request', **_names(checkout))
+            self.log('info', u'Gave back the request', **about(checkout))
         except TpamRefused:
             row = self.client().get_pwd_request(checkout['request']) or {}
             if column(row, 'RequestStatus').lower() in OPEN:
                 raise
-            self.log('info', u'The request was given back already', **_names(checkout))
+            self.log('info', u'The request was given back already', **about(checkout))
             # By this session, called again with an old cookie: then its password was changed, too. One that ran out,
             # or whose cancellation went unanswered, still has its password changed.
             ran_out = column(row, 'CloseDt') == column(row, 'ExpiresDt')
@@ -749,11 +746,12 @@ class Call(object):
 
     def _force_reset(self, checkout):
         self.client().force_reset(checkout['system'], checkout['account'])
-        self.log('info', u'Had the password changed', **_names(checkout))
+        self.log('info', u'Had the password changed', **about(checkout))
 
 
-def _names(checkout):
-    return dict((name, checkout[name]) for name in ('command', 'request', 'system', 'account') if checkout[name])
+def about(state):
+    """Account, system and request of the cookie, or of one check-out in it, as far as they are known: for the log."""
+    return dict((name, state[name]) for name in ('account', 'system', 'request') if state.get(name))
 
 
 def _same(row, **columns):

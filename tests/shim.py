@@ -8,7 +8,7 @@ import types
 
 
 def install():
-    """Puts ConfigParser, httplib, urllib2 and xmlrpclib into sys.modules, and ssl.wrap_socket where 3.12 dropped it."""
+    """Puts ConfigParser, httplib, thread, urllib2 and xmlrpclib into sys.modules, and gives back what 3.12 dropped."""
     if sys.version_info[0] == 2:
         return
     _configparser()
@@ -16,7 +16,7 @@ def install():
     _urllib2()
     _xmlrpclib()
     _ssl()
-    _threading()
+    _thread()
     _dns()
 
 
@@ -36,6 +36,14 @@ def _configparser():
             configparser.RawConfigParser.__init__(self, strict=False, empty_lines_in_values=True)
 
         def readfp(self, lines):
+            lines, in_option = lines.readlines(), False
+            for number, line in enumerate(lines, 1):
+                if line[0].isspace() and line.strip() and not in_option:  # 3 takes it, 2.6 does not
+                    error = configparser.ParsingError('<???>')
+                    error.append(number, line)
+                    raise error
+                if line[0] not in '#; \t\n':
+                    in_option = line[0] != '['
             self.read_file(lines)
     _module('ConfigParser', configparser, RawConfigParser=RawConfigParser)
 
@@ -81,10 +89,9 @@ def _ssl():
     ssl.wrap_socket = wrap_socket
 
 
-def _threading():
-    import threading
-    if not hasattr(threading.Thread, 'setDaemon'):
-        threading.Thread.setDaemon = lambda thread, daemon: setattr(thread, 'daemon', daemon)
+def _thread():
+    import _thread
+    _module('thread', _thread)
 
 
 def _dns():

@@ -20,9 +20,9 @@ PAGE = os.path.join(package.ROOT, 'docs', 'private-keys.md')
 VERSIONS = ['2.6', '2.7'] + ['3.%d' % minor for minor in range(6, 14)]
 INTRODUCTION = """# Private keys, form by form
 
-Made by the tests: what `sshkey.py` makes of each form in which people store keys, on each interpreter. ✓ means that it
-came out as the second column says; a refusal is one log line with that reason, and no key is returned. What comes out is
-always PKCS#1 or traditional DSA, and `openssl`, `ssh-keygen` and paramiko read the same public key from it.
+Made by the tests: what `sshkey.py` makes of each form in which people store keys, on each interpreter. ✓ means that
+it came out as the second column says; a refusal is one log line with that reason, and no key is returned. What comes
+out is always PKCS#1 or traditional DSA, and `openssl`, `ssh-keygen` and paramiko read the same public key from it.
 
 """
 CHILD = """

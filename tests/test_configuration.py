@@ -1,0 +1,384 @@
+# -*- coding: utf-8 -*-
+"""Configuration text -> settings, and one clear line for each thing that is wrong with it, before anything is sent."""
+from __future__ import unicode_literals
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+import main
+from conftest import API_PASSWORD, PASSWORD, certificate, configuration, read
+
+CA = certificate('ca')
+CLIENT = certificate('client')
+KEY = re.search('-----BEGIN [A-Z ]*PRIVATE KEY-----.*END [A-Z ]*PRIVATE KEY-----\n', CLIENT, re.S).group()
+INDENTED = 'must be one line; is the next line indented by mistake?'
+SERVER = ('must be host, host:port, [ipv6]:port or srv:name, without https:// and user@; an international name is '
+          'written with xn--')
+STORE = '$ means a store of the Python 3 environment, which this plugin has not; write the value itself'
+NO_PEM = 'must be PEM: -----BEGIN %s----- …, each line after the first indented by one space'
+ENCRYPTED = 'must hold an unencrypted key: nobody can type a pass phrase here'
+
+
+def whole(**sections):
+    """The sections of a configuration that works, changed by these; None takes an option out."""
+    found = {'tpam': {'server': 'tpam.example.com', 'username': 'sps', 'password': 'x'}, 'tls': {'ca_cert': CA}}
+    for section, options in sections.items():
+        found[section] = dict(found.get(section, {}), **options)
+    return found
+
+
+def settings_of(text):
+    found, problems = main.read_configuration(text)
+    assert problems == []
+    return found
+
+
+def problems_of(text):
+    return main.read_configuration(text)[1]
+
+
+def option_problems(section, option, value):
+    return problems_of(configuration(**whole(**{section: {option: value}})))
+
+
+def test_a_whole_configuration_has_no_problems_and_every_default():
+    found = settings_of(configuration(**whole()))
+    assert found['tpam']['server'] == [('tpam.example.com', None)]
+    assert found['tls']['ca_cert'] == CA.strip()
+    given = [('tpam', 'server'), ('tpam', 'username'), ('tpam', 'password'), ('tls', 'ca_cert')]
+    for section, options in main.OPTIONS.items():
+        for option, (_, default) in (options or {}).items():
+            assert (section, option) in given or found[section][option] == default
+
+
+# ---- what is missing
+
+MISSING = [
+    '[tpam] server: missing; the host name of the credential server, as in its certificate',
+    '[tls] ca_cert: missing; the CA certificate that the server is verified with, as PEM (or pin the certificate of '
+    'the server with server_fingerprint)',
+    '[tpam] username: missing; the API user of the credential server (or a client_cert under [tls])',
+]
+
+
+@pytest.mark.parametrize('text', ['', None, b'', '\n \n', '; only a comment\n', '\ufeff', '[tpam]\n',
+                                  '[tpam]\nserver=\nusername=\n[tls]\nca_cert=\n'])
+def test_an_empty_configuration_is_told_all_that_is_missing(text):
+    assert problems_of(text) == MISSING
+
+
+def test_a_user_without_password_is_an_error_unless_a_client_certificate_stands_in():
+    assert option_problems('tpam', 'password', None) == [
+        '[tpam] password: missing; the password of the API user (or a client_cert under [tls])']
+    for given_too in ({'password': None}, {'username': None, 'password': None}):
+        assert problems_of(configuration(**whole(tpam=given_too, tls={'client_cert': CLIENT}))) == []
+
+
+def test_a_pin_or_no_tls_stand_in_for_the_ca():
+    assert problems_of(configuration(**whole(tls={'ca_cert': None, 'server_fingerprint': 'sha256:' + 64 * 'a'}))) == []
+    assert problems_of(configuration(**whole(tls={'ca_cert': None, 'enabled': 'no'}))) == []
+
+
+# ---- what is unknown
+
+@pytest.mark.parametrize('text, problem', [
+    ('[tpma]\nserver=x', '[tpma]: unknown section; did you mean tpam?'),
+    ('[TPAM]\nserver=x', '[TPAM]: unknown section; did you mean tpam?'),
+    ('[check_in]', '[check_in]: unknown section; did you mean check-in?'),
+    ('[https proxy]', '[https proxy]: unknown section; did you mean https-proxy?'),
+    ('[zzz]', '[zzz]: unknown section; known: account, check-in, check-in-trigger, domain_asset_mapping, https-proxy, '
+              'logging, private_keys, request, tls, tpam'),
+    ('[account]\nprefx=x', '[account] prefx: unknown option; did you mean prefix?'),
+    ('[account]\nprefx=', '[account] prefx: unknown option; did you mean prefix?'),
+    ('[tpam]\nAuthorisation=policy', '[tpam] authorisation: unknown option; did you mean authorization?'),
+    ('[check-in-trigger]\nshh=session-ended', '[check-in-trigger] shh: unknown option; did you mean ssh?'),
+    ('[logging]\nzzz=x', '[logging] zzz: unknown option; known: log_level'),
+    ("[account]\nit's\x1b[2J=x", "[account] it\\'s\\x1b[2j: unknown option; known: prefix, suffix"),
+])
+def test_an_unknown_name_is_told_which_known_one_it_resembles(text, problem):
+    assert problems_of(configuration(**whole()) + text + '\n') == [problem]
+
+
+# ---- what has a wrong value
+
+ONE_OF = 'must be one of '
+YES_NO = ONE_OF + 'yes, no'
+RESOLVERS = ONE_OF + 'tpam, dns, hostname, fqdn, ip, domain'
+TRIGGERS = ONE_OF + 'session-ended, authentication-completed'
+HEX = 'must be sha256: and 64 hexadecimal digits'
+PATH = 'must begin with / and hold ASCII characters without white space'
+
+
+def whole_number(least, most):
+    return 'must be a whole number from %d to %d' % (least, most)
+
+
+WRONG = [
+    ('tpam', 'timeout', ['0', '291', '-1', '1.5', 'x', '٣', '1e2', '9999999999'], whole_number(1, 290)),
+    ('tpam', 'connect_timeout', ['0', '291', ' 1 2'], whole_number(1, 290)),
+    ('request', 'approval_timeout', ['-1', '291'], whole_number(0, 290)),
+    ('request', 'poll_interval', ['0', '61'], whole_number(1, 60)),
+    ('request', 'release_duration', ['0', '1000001'], whole_number(1, 1000000)),
+    ('request', 'time_required', ['0', '2h'], whole_number(1, 1000000)),
+    ('https_proxy', 'port', ['0', '65536', 'http'], whole_number(1, 65535)),
+    ('tpam', 'server', ['tpam:0', 'tpam:65536', '[fd00::1]:0', 'a,b:0'], whole_number(1, 65535)),
+    ('tpam', 'server', ['https://tpam', 'https://tpam:443', 'user@tpam', 'tpam:', 'tpam:x', 'tpam/x', '-tpam', '*',
+                        '[tpam]', '[10.0.0.1]:443', 'fd00::1:x', 'tpäm', 'srv:', 'srv:a b*', 254 * 'x'], SERVER),
+    ('https_proxy', 'server', ['http://proxy', 'user:geheim@proxy'], SERVER),
+    ('tpam', 'server', [',', ' , ,'], 'must name at least one'),
+    ('tpam', 'system_name_resolver', [','], 'must name at least one'),
+    ('tpam', 'system_name_resolver', ['netbios', 'dns,netbios', 'dns;ip'], RESOLVERS),
+    ('tpam', 'use_credential', ['gate way', 'none'], ONE_OF + 'explicit, gateway'),
+    ('tpam', 'authorization', ['none', 'approval,policy'], ONE_OF + 'gateway, approval, policy, request'),
+    ('tpam', 'system_maptoreal', ['true', '1', 'on'], YES_NO),
+    ('tpam', 'reuse_gateway_password', ['maybe'], YES_NO),
+    ('tpam', 'path', ['RPC2', '/a b', '/ä'], PATH),
+    ('tls', 'enabled', ['false'], YES_NO),
+    ('tls', 'check_host_name', ['no way'], YES_NO),
+    ('tls', 'protocol', ['sslv3', 'tlsv1.2'], ONE_OF + 'tlsv1, negotiate'),
+    ('tls', 'server_fingerprint', ['sha1:' + 40 * 'a', 64 * 'a', 'sha256:' + 63 * 'a', 'sha256:' + 64 * 'g'], HEX),
+    ('check_in_trigger', 'default', ['never'], TRIGGERS),
+    ('check_in_trigger', 'rdp', ['session_ended'], TRIGGERS),
+    ('check_in', 'force_reset', ['always'], YES_NO),
+    ('private_keys', 'enabled', ['2'], YES_NO),
+    ('private_keys', 'command', ['RetrieveKeys'], ONE_OF + 'retrievekey, retrieve'),
+    ('logging', 'log_level', ['trace', '10'], ONE_OF + 'debug, info, warning, error, critical'),
+    ('tls', 'ca_cert', ['/etc/ssl/ca.pem', 'MIIC', CA.replace('-----END', '----END'), KEY, CLIENT,
+                        CA.replace('CERTIFICATE', 'TRUSTED CERTIFICATE')], NO_PEM % 'CERTIFICATE'),
+    ('tls', 'client_cert', [CA, KEY, CA + 'and -----BEGIN'],
+     NO_PEM % 'CERTIFICATE----- … and -----BEGIN PRIVATE KEY'),
+    ('tls', 'ca_cert', [CA.replace('MII', 'MIX', 1), CA[:60] + CA[70:], CA.replace(CA.split('\n')[5] + '\n', ''),
+                        CA + '-----BEGIN CERTIFICATE-----\n====\n-----END CERTIFICATE-----'],
+     'holds a damaged CERTIFICATE: paste it again'),
+    ('tls', 'client_cert', [CLIENT.replace(KEY.split('\n')[1], KEY.split('\n')[1][1:])],
+     'holds a damaged PRIVATE KEY: paste it again'),
+    ('tls', 'client_cert', [
+        CA + KEY.replace(' PRIVATE KEY', ' ENCRYPTED PRIVATE KEY').replace('RSA ENC', 'ENC'),
+        CA + '-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n'
+             '-----END RSA PRIVATE KEY-----'], ENCRYPTED),
+]
+
+
+@pytest.mark.parametrize('section, option, value, must', [
+    (section, option, value, must) for section, option, values, must in WRONG for value in values])
+def test_a_wrong_value_is_told_what_it_must_be(section, option, value, must):
+    assert option_problems(section, option, value) == [
+        '[%s] %s: %s' % (section if section in main.OPTIONS else section.replace('_', '-'), option, must)]
+
+
+@pytest.mark.parametrize('value', ['$', '$[ca]', '$[]', '$[a b]'])
+@pytest.mark.parametrize('section, option', [('tpam', 'password'), ('tls', 'ca_cert'), ('tls', 'client_cert'),
+                                             ('tpam', 'timeout'), ('domain_asset_mapping', 'example.com')])
+def test_a_reference_to_a_store_is_refused(section, option, value):
+    assert option_problems(section, option, value) == ['[%s] %s: %s' % (section, option, STORE)]
+
+
+def test_a_dollar_is_otherwise_a_character_like_any_other():
+    for value in ('$$', 'a$', '$a', '$[a', '$a]', ' $ $ '.strip()):
+        assert settings_of(configuration(**whole(tpam={'password': value})))['tpam']['password'] == value
+
+
+def test_a_line_that_was_indented_by_mistake_is_told_so_and_not_repeated():
+    for section, option in (('tpam', 'username'), ('tpam', 'server'), ('logging', 'log_level'),
+                            ('domain_asset_mapping', 'example.com')):
+        assert option_problems(section, option, 'x\npassword=geheim') == ['[%s] %s: %s' % (section, option, INDENTED)]
+
+
+# ---- what contradicts something else
+
+@pytest.mark.parametrize('sections, problems', [
+    ({'tpam': {'authorization': 'policy'}},
+     ['[tpam] required_policy: missing; the policy that authorization=policy asks for']),
+    ({'tpam': {'use_credential': 'gateway'}},
+     ['[tpam] use_credential: gateway asks as the gateway user; leave out username and password']),
+    ({'tpam': {'use_credential': 'gateway', 'username': None, 'password': None}, 'check_in': {'force_reset': 'yes'}},
+     ['[tpam] use_credential: must be explicit with authorization=request or force_reset=yes, since the hooks that '
+      'give back are not told the password of the gateway user']),
+    ({'tpam': {'authorization': 'request', 'username': None, 'password': None}, 'tls': {'client_cert': CLIENT}},
+     ['[tpam] username: missing; authorization=request looks for requests of the API user under this name']),
+    ({'check_in': {'force_reset': 'yes'}, 'private_keys': {'command': 'Retrieve'}},
+     ['[private_keys] account_suffix: missing; with command=Retrieve and force_reset=yes, keys that are stored as '
+      'passwords would be overwritten']),
+    ({'https_proxy': {'server': 'proxy:3128'}},
+     ['[https-proxy] server: must be a host name or an address alone; its port is the option port']),
+    ({'https_proxy': {'server': 'srv:_proxy._tcp.example.com'}},
+     ['[https-proxy] server: must be a host name or an address alone; its port is the option port']),
+    ({'https_proxy': {'username': 'x', 'password': 'y'}},
+     ['[https-proxy] server: missing; there is a username or password for it']),
+])
+def test_options_that_contradict_one_another_are_named(sections, problems):
+    assert problems_of(configuration(**whole(**sections))) == problems
+
+
+# ---- what is no configuration
+
+def test_text_before_a_section_is_named_by_its_line():
+    assert problems_of('; a comment\n\npassword=geheim\n[tpam]\n') == ['Line 3 stands before the first [section]']
+
+
+def test_lines_that_are_no_options_are_named_by_their_numbers_and_not_repeated():
+    text = '[tpam]\nserver=x\ngeheim\n\n[tls\nalso geheim\n'
+    assert problems_of(text) == ['Neither [section] nor option=value: line 3, 5, 6; only the further lines of a value '
+                                 'are indented']
+
+
+def test_an_indented_line_before_the_first_option_of_a_section_is_named_on_every_python():
+    problem, = problems_of('[tls]\n enabled=no\n')
+    assert problem.startswith('Neither [section] nor option=value: line 2;')
+
+
+def test_pem_that_was_pasted_without_indentation_is_not_repeated():
+    problem, = problems_of('[tls]\nclient_cert=' + CLIENT)
+    assert problem.startswith('Neither [section] nor option=value: line 3, 4')
+    assert not [line for line in CLIENT.splitlines() if line in problem]
+
+
+@pytest.mark.parametrize('text', [b'[tpam]\npassword=geh\xe4im\n', b'\xff\xfe[\0t\0p\0a\0m\0]\0'])
+def test_text_that_is_not_utf_8_is_told_so(text):
+    assert problems_of(text) == ['The configuration is not UTF-8 text']
+
+
+def test_a_section_of_defaults_is_refused():
+    assert problems_of('[DEFAULT]\nserver=x\n' + configuration(**whole())) == [
+        '[DEFAULT]: unknown section; each option stands in its own']
+
+
+# ---- all of them
+
+def test_all_that_is_wrong_is_listed():
+    text = '[tpam]\npasword=x\ntimeout=0\nauthorization=policy\n[tls]\nca_cert=x\n[tpma]\na=1\nb=2\n[lgging]\n'
+    found = problems_of(text)
+    assert sorted(problem.partition(':')[0] for problem in found) == sorted([
+        '[tpam] pasword', '[tpam] timeout', '[tls] ca_cert', '[tpma]', '[lgging]', '[tpam] server', '[tpam] username',
+        '[tpam] required_policy'])
+
+
+def test_no_problem_repeats_a_value():
+    secret = 'geheim-и-密'
+    for value in (secret, 'x\n' + secret, secret + ':' + secret + '@x', '-----BEGIN ' + secret):
+        text = ''.join('[%s]\n%s\nx=%s\n' % (
+            section, '\n'.join('%s=%s' % (option, value.replace('\n', '\n ')) for option in sorted(options or ['a'])),
+            value.replace('\n', '\n ')) for section, options in sorted(main.OPTIONS.items()))
+        found = problems_of(text)
+        assert len(found) > 30
+        assert secret not in '\n'.join(found)
+
+
+def test_every_hook_tells_all_of_it_and_asks_nobody(world):
+    sections = world.sections(tpam={'timeout': '0', 'pasword': 'x'}, logging={'log_level': 'loud'})
+    sps = world.sps(text=configuration(**sections))
+    result = sps.call('get_password_list', {'server_username': 'root', 'server_ip': '10.0.0.5', 'session_id': 's'})
+    lines = [line for line in result.lines if line.startswith('ERROR')]
+    assert sorted(line.split(': ')[1] for line in lines) == ['[logging] log_level', '[tpam] pasword', '[tpam] timeout']
+    assert result.raised['message'] in [line[len('ERROR '):].partition("; session_id='s'")[0] for line in lines]
+    assert world.server.connections == 0
+
+
+# ---- values come through as they are written
+
+ODD = ['%(x)s %% 100%', 'a=b==', ': a : b', '; a ; b', '# a # b', '"', '""', "'quoted'", '"quoted"', 'a  b\tc',
+       'é密\U0001f511', '\xa0nbsp\xa0', '\u3000wide\u3000', '\x85next\u2028line\u2029', '\ufeffbom', '[section]',
+       'rem x', '\\n', '${x}', 'a\x0bb\x0c', '\x1cfs\x1f', '--', '=', ';', '#']
+
+
+@pytest.mark.parametrize('value', ODD)
+def test_a_value_is_taken_as_it_is_written(value):
+    assert settings_of(configuration(**whole(tpam={'password': value})))['tpam']['password'] == value
+
+
+def test_odd_values_reach_the_server_as_they_are_written(world):
+    tpam = {'username': '\xa0;s p#s%(x)s"密', 'system_name_resolver': 'hostname', 'system_prefix': ' '.join(ODD[:8])}
+    account = {'prefix': '\xa0"; ' + ODD[0], 'suffix': ' '.join(ODD[9:13]) + '\xa0'}
+    request = {'reason_code': '""'}
+    world.tpam.add_user(tpam['username'], API_PASSWORD)
+    world.tpam.add_reason_code(request['reason_code'])
+    world.tpam.add_system(tpam['system_prefix'] + 'WEB01')
+    world.tpam.add_account(tpam['system_prefix'] + 'WEB01', account['prefix'] + 'root' + account['suffix'], PASSWORD)
+    session = world.session(tpam=tpam, account=account, request=request)
+    assert session.call('get_password_list').credentials == [PASSWORD]
+    entry, = world.tpam.audit
+    assert entry.user == tpam['username']
+
+
+@given(some.text(some.characters(blacklist_categories=('Cs',), blacklist_characters='\r\n\0'), min_size=1, max_size=40))
+@settings(max_examples=150, deadline=None, database=None)
+def test_any_value_is_taken_as_it_is_written(value):
+    value = re.sub('[\ufdd0-\ufdef]', 'x', value).strip(' \t')
+    if value and not re.match('\\$(\\[.*\\])?$', value):
+        assert settings_of(configuration(**whole(tpam={'password': value})))['tpam']['password'] == value
+
+
+@pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
+def test_lines_may_end_in_any_way_and_pem_may_be_indented_by_any_space(end):
+    text = configuration(**whole()).replace('\n ', '\n\t  ').replace('\n', end)
+    assert settings_of('\ufeff' + text)['tls']['ca_cert'] == CA.strip()
+    assert settings_of(text.encode('utf-8'))['tpam']['username'] == 'sps'
+
+
+def test_comments_and_blank_lines_end_nothing():
+    text = '# a\n[tpam]\n; b = c\nserver=x\n\n# d\nusername=sps\npassword=x\n[tls]\nca_cert=' + CA.replace(
+        '\n', '\n\n; comment\n ')
+    assert re.sub('\n+', '\n', settings_of(text.rstrip(' ') + '\n')['tls']['ca_cert']) == CA.strip()
+
+
+def test_servers_are_named_in_every_way():
+    text = configuration(**whole(tpam={
+        'server': 'a, b:8443\t10.0.0.1:1,,10.0.0.2 [fd00::1]:2 fd00::2, srv:_tpam._tcp.example.com'}))
+    assert settings_of(text)['tpam']['server'] == [
+        ('a', None), ('b', 8443), ('10.0.0.1', 1), ('10.0.0.2', None), ('fd00::1', 2), ('fd00::2', None),
+        ('srv:_tpam._tcp.example.com', None)]
+
+
+def test_choices_and_names_of_options_know_no_case():
+    found = settings_of(configuration(**whole(tpam={'Authorization': 'APPROVAL', 'SYSTEM_MAPTOREAL': 'Yes'},
+                                              domain_asset_mapping={'EXAMPLE.com': 'Web01'})))
+    assert (found['tpam']['authorization'], found['tpam']['system_maptoreal']) == ('approval', True)
+    assert found['domain_asset_mapping'] == {'example.com': 'Web01'}
+
+
+def test_several_ca_certificates_and_text_around_them_are_taken():
+    text = 'Bag Attributes: x\n' + CA + 'subject=/CN=y\n' + certificate('client-ca')
+    assert settings_of(configuration(**whole(tls={'ca_cert': text})))['tls']['ca_cert'] == text.strip()
+
+
+# ---- default.cfg
+
+DEFAULT_CFG = read('../default.cfg')
+
+
+def test_default_cfg_as_it_is_sets_nothing(world):
+    assert main.read_configuration(DEFAULT_CFG) == main.read_configuration('')
+    result = world.sps(text=DEFAULT_CFG).call('session_ended', {})
+    assert result.lines == ["ERROR Wrong configuration: %s; session_id=''" % problem for problem in MISSING]
+
+
+def documented():
+    """-> [(section, option, value)] of the lines "; option=value" of default.cfg."""
+    section = None
+    for line in DEFAULT_CFG.splitlines():
+        section = line.strip('[]') if line.startswith('[') else section
+        option = re.match('; ([a-z_.]+)=(.*)', line)
+        if option:
+            yield section, option.group(1), option.group(2)
+
+
+def test_default_cfg_documents_every_option_with_its_default():
+    shown = dict(((section, option), value) for section, option, value in documented())
+    for section, options in main.OPTIONS.items():
+        for option, (parse, default) in (options or {}).items():
+            if section == 'check-in-trigger' and option in main.PROTOCOLS:
+                assert re.search(r'\b%s\b' % option, DEFAULT_CFG.partition('[check-in-trigger]')[2]), option
+                continue
+            value = shown.pop((section, option))
+            if default in (None, '', []):
+                assert re.match('<.+>|.*<.+>|-----BEGIN', value), option
+            else:
+                assert parse(value) == default, option
+    assert sorted(shown) == [('check-in-trigger', 'ssh'), ('domain_asset_mapping', 'example.com')]
+
+
+def test_default_cfg_is_as_small_as_sps_demands():
+    assert len(DEFAULT_CFG.encode('utf-8')) <= 10240
