@@ -14,7 +14,6 @@ import sys
 import time
 import traceback
 
-import sshkey
 from tpamclient import (Deadline, TpamClient, TpamError, TpamOutcomeUnknown, TpamRefused, TpamTimeout,
                         canonical_address, certificate, column, describe, escaped, look_up, native, packed_address,
                         text)
@@ -483,6 +482,7 @@ class Call(object):
 
     def private_keys(self):
         """For get_private_key_list. Where there is none that SPS can use, the password hook still has its turn."""
+        import sshkey  # its tables take time to compile, and the other hooks do without
         options = self.settings['private_keys']
         if not options['enabled']:
             return []
@@ -672,7 +672,6 @@ class Call(object):
             status = u''
             while status in OPEN or not status:
                 time.sleep(min(request['poll_interval'], end.left()))
-                self.deadline.left()
                 status = column(self.client().get_pwd_request(number) or {}, 'RequestStatus').lower()
                 if status in ACTIVE:
                     return

@@ -568,12 +568,12 @@ class _Server(urllib2.BaseHandler):
         if self._tls and not self._wire.received:  # TLS 1.3 refuses a client certificate only now
             remedy += u'; does it want another client_cert?'
         failure = self._error(u'No usable answer', reason=_reason(error), remedy=remedy)
-        if not self._wire.sent:
-            return TpamUnavailable(failure)
-        if not repeatable:
+        if self._wire.sent and not repeatable:
             return TpamOutcomeUnknown(failure + u'; whether the call was carried out is unknown')
+        if isinstance(error, TpamTimeout):
+            return error
         self._deadline.left()
-        return error if isinstance(error, TpamTimeout) else TpamError(failure)
+        return (TpamError if self._wire.sent else TpamUnavailable)(failure)
 
     def close(self):
         if self._sock is not None:
