@@ -93,7 +93,10 @@ def _pem(*wanted):
     def parse(value):
         blocks = [(u'PRIVATE KEY' if label.endswith(u'PRIVATE KEY') else label, content)
                   for label, content in _PEM_BLOCK.findall(value)]
-        if u'-----' in _PEM_BLOCK.sub(u'', value) or set(label for label, _ in blocks) != set(wanted):
+        around = _PEM_BLOCK.sub(u'', value)  # text that openssl writes there is harmless
+        if re.search(u'(?im)^(%s)\\s*[=:]' % u'|'.join(OPTIONS['tls']), around):
+            raise ValueError(u'has another option behind it that is indented by mistake')
+        if u'-----' in around or set(label for label, _ in blocks) != set(wanted):
             raise ValueError(u'must be PEM: %s, each line after the first indented by one space'
                              % u' and '.join(u'-----BEGIN %s----- …' % kind for kind in wanted))
         if u'ENCRYPTED' in value:
@@ -174,7 +177,8 @@ def read_configuration(configuration):
             try:
                 settings[section][option] = _setting(section, option, value)
             except ValueError as error:
-                problems.append(u'[%s] %s: %s' % (section, escaped(option), text(error)))
+                name = escaped(option).partition(u' ')[0]  # what follows it may be a password with a : or = inside
+                problems.append(u'[%s] %s: %s' % (section, name, text(error)))
     wrong = [problem.partition(u':')[0] for problem in problems]
     problems.extend(problem for problem in _contradictions(settings) if problem.partition(u':')[0] not in wrong)
     return settings, problems
@@ -199,6 +203,13 @@ def _parsed(configuration):
                          % u', '.join(u'%d' % number for number, _ in error.errors))
     if parser.defaults():
         raise ValueError(u'[DEFAULT]: unknown section; each option stands in its own')
+    section, given = u'', set()
+    for number, line in enumerate(lines, 1):  # of an option that is given twice ConfigParser takes the later one
+        name = re.match(u'([^\\s;#:=\\[][^\\s:=]*)[^:=]*[:=]', line)
+        section = line if line[:1] == u'[' else section
+        if name and (section, name.group(1).lower()) in given:
+            raise ValueError(u'Line %d gives an option of its section a second time; leave one of them out' % number)
+        given.update(name and [(section, name.group(1).lower())] or [])
     return [(text(section), [(text(option).translate(_REVEAL), text(value).translate(_REVEAL))
                              for option, value in parser.items(section)]) for section in parser.sections()]
 
@@ -230,9 +241,10 @@ def _contradictions(settings):
     if tls['enabled'] and not tls['ca_cert'] and not tls['server_fingerprint']:
         yield (u'[tls] ca_cert: missing; the CA certificate that the server is verified with, as PEM '
                u'(or pin the certificate of the server with server_fingerprint)')
-    if explicit and not tpam['username'] and not tls['client_cert']:
+    certified = tls['enabled'] and tls['client_cert']
+    if explicit and not tpam['username'] and not certified:
         yield u'[tpam] username: missing; the API user of the credential server (or a client_cert under [tls])'
-    if explicit and tpam['username'] and not tpam['password'] and not tls['client_cert']:
+    if explicit and tpam['username'] and not tpam['password'] and not certified:
         yield u'[tpam] password: missing; the password of the API user (or a client_cert under [tls])'
     if not explicit and (tpam['username'] or tpam['password']):
         yield u'[tpam] use_credential: gateway asks as the gateway user; leave out username and password'
@@ -241,7 +253,9 @@ def _contradictions(settings):
                u'hooks that give back are not told the password of the gateway user')
     if tpam['authorization'] == u'policy' and not tpam['required_policy']:
         yield u'[tpam] required_policy: missing; the policy that authorization=policy asks for'
-    if tpam['authorization'] == u'request' and not tpam['username'] and tls['client_cert']:
+    if tpam['authorization'] != u'policy' and tpam['required_policy']:
+        yield u'[tpam] required_policy: is only looked at with authorization=policy; set that, or leave it out'
+    if tpam['authorization'] == u'request' and not tpam['username'] and certified:
         yield u'[tpam] username: missing; authorization=request looks for requests of the API user under this name'
     keys = settings['private_keys']
     if settings['check-in']['force_reset'] and keys['enabled'] and keys['command'] == u'retrieve' \
@@ -301,9 +315,8 @@ class Resolver(object):
     def tpam(self):
         if self._target.address:
             return self._listed('NetworkAddress', self._target.address)
-        name = self._target.host_name
-        return name and (self._listed('SystemName', name.partition(u'.')[0])
-                         or self._listed('NetworkAddress', name)) or None
+        name = self._target.host_name  # whole: a host of that name in another domain is another system
+        return self._listed('SystemName', name) or self._listed('NetworkAddress', name)
 
     def dns(self):
         if self._target.host_name or not self._target.address:
@@ -325,7 +338,7 @@ class Resolver(object):
 
     def domain(self):
         mapping = self._settings['domain_asset_mapping']
-        return mapping.get(self._target.domain.lower()) or mapping.get(self._target.gateway_domain.lower())
+        return mapping.get((self._target.domain or self._target.gateway_domain).lower())
 
     def _listed(self, option, value):
         """-> the name of the one system that has this, None without any; anything else is not guessed about."""
@@ -365,7 +378,8 @@ def remembered(state):
                                        if not isinstance(state.get(name), type(value))]:
         return fresh
     if [checkout for checkout in state['open'] if not isinstance(checkout, dict)
-            or not set(('command', 'system', 'account', 'request')).issubset(checkout)]:
+            or not set(('system', 'account', 'request')).issubset(checkout)
+            or checkout.get('command') not in ('Cancel', 'ForceReset')]:
         return fresh
     return dict(state, hooks=list(state['hooks']), denied=dict(state['denied']),
                 open=[dict(checkout) for checkout in state['open']])
@@ -390,18 +404,23 @@ class Call(object):
         self.state['hooks'].append(hook)
         self.session_id = text(arguments.get('session_id'))
         self.gateway_user = text(arguments.get('gateway_username'))
-        self._secrets = [text(arguments.get('gateway_password')), settings['tpam']['password'],
-                         settings['https-proxy']['password']]
+        self._secrets = []
+        for username, password in ((self.gateway_user, text(arguments.get('gateway_password'))),
+                                   (settings['tpam']['username'], settings['tpam']['password']),
+                                   (settings['https-proxy']['username'], settings['https-proxy']['password'])):
+            pair = base64.b64encode((u'%s:%s' % (username, password)).encode('utf-8'))
+            self._secrets += password and [password, text(pair)] or []  # a server may repeat what it was sent
         timeout, by_request = settings['tpam']['timeout'], settings['tpam']['authorization'] == u'request'
         self._kept = min(GIVE_BACK_SECONDS, timeout / 4.0) if by_request else 0
         self.deadline = Deadline(timeout - self._kept)
         self._client = None
-        arm(self.deadline)
+        self._handler = arm(self.deadline)
 
     def log(self, level, message, **details):
         """One line to stdout, which SPS logs. What is known to be secret is masked whatever it stands in."""
         if LOG_LEVELS.index(level) < LOG_LEVELS.index(self.settings['logging']['log_level']):
             return
+        details = dict((name, self.masked(text(value))) for name, value in details.items())  # before they are cut
         line = describe(message, **details)
         line += (u', ' if details or u"='" in message else u'; ') + u"session_id='%s'" % escaped(self.session_id)
         write_line(level, self.masked(line))
@@ -435,7 +454,7 @@ class Call(object):
 
     def finish(self):
         """Ends the alarm and the connections; what the next hook of the session is to be told is in the cookie then."""
-        disarm()
+        disarm(self._handler)
         if self._client is not None:
             self.state['server'] = self._client.server or self.state['server']
             self._client.close()
@@ -553,7 +572,15 @@ class Call(object):
         if self.settings['tpam']['system_maptoreal']:
             account, system = self._mapped(account, system)
         self.state.update(account=account, system=system)
-        secret = command(**getattr(self, '_by_' + mode)(system, account))
+        options = getattr(self, '_by_' + mode)(system, account)
+        try:
+            secret = command(**options)
+        except TpamRefused:
+            held = self._held('Cancel', system, account)
+            if held not in self._known or not self._closed(held):
+                raise
+            self.state['open'].remove(held)  # it ran out while the session went on: another one is asked for
+            secret = command(**self._by_request(system, account))
         self._secrets.append(secret)
         return secret
 
@@ -597,8 +624,8 @@ class Call(object):
 
     def _somebody(self):
         """The gateway user. Without one the question would leave its option out, and be about everybody."""
-        if not self.gateway_user:
-            raise TpamRefused(u'SPS passed no gateway user name; have the gateway authenticate its users')
+        if not self.gateway_user or u'*' in self.gateway_user:
+            raise TpamRefused(u'SPS passed no name of a gateway user; have the gateway authenticate its users')
         return self.gateway_user
 
     def _as_isa(self, system, account, finding):
@@ -609,14 +636,15 @@ class Call(object):
     def _why(self):
         """Reason code and ticket, as Retrieve and AddPwdRequest take them."""
         request, questions = self.settings['request'], self.session_cookie.get('questions')
-        answer = questions.get(request['ticket_question']) if isinstance(questions, dict) else None
-        return {'ReasonCode': request['reason_code'], 'TicketNumber': text(answer),
-                'TicketSystemName': answer and request['ticket_system']}
+        ticket = text(questions.get(request['ticket_question'])) if isinstance(questions, dict) else u''
+        return {'ReasonCode': request['reason_code'], 'TicketNumber': ticket,
+                'TicketSystemName': ticket and request['ticket_system']}
 
     def _requests(self, user, system, account, status):
         """-> rows of requests of this user for this account that are active, or with 'OPEN' may become so."""
         rows = self.client().list_request_details(RequestorName=user, AccountName=account, SystemName=system,
-                                                  Status=status)
+                                                  Status=status,
+                                                  MaxRows=None if status == 'ACTIVE' else 1000)
         return [row for row in rows if _same(row, UserName=user, SystemName=system, AccountName=account)
                 and column(row, 'Status').lower() in (ACTIVE if status == 'ACTIVE' else OPEN)]
 
@@ -643,7 +671,9 @@ class Call(object):
                 SystemName=system, AccountName=account, RequestNotes=self._notes(), RequestImmediate='Y',
                 ReleaseDuration=request['release_duration'], AccessPolicyName=request['access_policy'], **self._why())
             active = text(message).lower().rstrip(u'. ').endswith(ACTIVE)
-        except (TpamOutcomeUnknown, TpamTimeout):
+        except (TpamOutcomeUnknown, TpamTimeout) as error:
+            self.log('warning', u'Whether a request was filed is unknown; looking for it', reason=text(error),
+                     notes=self._notes(), **about(checkout))
             row = self._filed(system, account)
             if row is None:
                 raise
@@ -653,8 +683,12 @@ class Call(object):
             rows = u'is already scheduled' in text(error).lower() and self._own_requests(system, account, 'ACTIVE')
             if not rows:
                 raise
-            # The API user's own active request may be used. It is not this session's to give back, unless this session
-            # filed it in a hook whose cookie was lost.
+            # The API user's own active request may be used, except one that was approved for another gateway user. It
+            # is not this session's to give back, unless this session filed it in a hook whose cookie was lost.
+            user, mark, _ = column(rows[0], 'RequestNotes').partition(u',SPS,request,')
+            if mark and user != self.gateway_user:
+                raise TpamRefused(u'the account is released to a request for another gateway user',
+                                  request=rows[0].get('RequestID'))
             if self._is_of_this_session(rows[0]):
                 self._hold('Cancel', system, account, rows[0].get('RequestID'))
             return rows[0].get('RequestID')
@@ -716,32 +750,43 @@ class Call(object):
                     {'Cancel': self._cancel, 'ForceReset': self._force_reset}[checkout['command']](checkout)
                     self.state['open'].remove(checkout)
                     self.state['returned'] += 1
-            except TpamError as error:
+            except Exception as error:
                 checkout['tried'] = checkout.get('tried') or isinstance(error, TpamOutcomeUnknown)
                 self.log('error', u'Check-in failed; do it by hand unless a later line says it is done',
-                         command=checkout['command'], reason=text(error), **about(checkout))
+                         command=checkout['command'], **dict(about(checkout), reason=(
+                             text(error) if isinstance(error, TpamError) else type(error).__name__)))
 
     def _cancel(self, checkout):
         if checkout['request'] is None:  # whether it was filed is unknown
             row = self._filed(checkout['system'], checkout['account'])
+            if row is None and not checkout.get('tried'):
+                raise TpamOutcomeUnknown(describe(u'It is unknown whether a request was filed; look for its notes',
+                                                  notes=self._notes()))
             if row is None:
                 return
             checkout['request'] = row.get('RequestID')
+        elif checkout.get('tried') and self._closed(checkout):
+            self.log('info', u'The request was given back already', **about(checkout))
+            return
         try:
             self.client().cancel(checkout['request'],
                                  u'%s,SPS,check-in,%s' % (text(self.state.get('user')), self.session_id))
             self.log('info', u'Gave back the request', **about(checkout))
         except TpamRefused:
-            row = self.client().get_pwd_request(checkout['request']) or {}
-            if column(row, 'RequestStatus').lower() in OPEN:
+            row = self._closed(checkout)
+            if not row:
                 raise
             self.log('info', u'The request was given back already', **about(checkout))
-            # By this session, called again with an old cookie: then its password was changed, too. One that ran out,
-            # or whose cancellation went unanswered, still has its password changed.
-            ran_out = column(row, 'CloseDt') == column(row, 'ExpiresDt')
+            # By this session, called again with an old cookie: then its password was changed, too. One that ran out
+            # still has its password changed.
             reset = self._held('ForceReset', checkout['system'], checkout['account'])
-            if reset and not ran_out and not checkout.get('tried'):
+            if reset and column(row, 'CloseDt') != column(row, 'ExpiresDt'):
                 self.state['open'].remove(reset)
+
+    def _closed(self, checkout):
+        """-> the row of a request that is open no more, or None."""
+        row = self.client().get_pwd_request(checkout['request']) or {}
+        return row if column(row, 'RequestStatus').lower() not in OPEN + (u'',) else None
 
     def _force_reset(self, checkout):
         self.client().force_reset(checkout['system'], checkout['account'])
@@ -754,7 +799,10 @@ def about(state):
 
 
 def _same(row, **columns):
-    return all(column(row, name).lower() == text(value).lower() for name, value in columns.items())
+    """Do the columns of a row hold these values, regardless of case? Both ways of folding it, since some letters become
+    ASCII ones in one of them (the Kelvin sign is k in lower case)."""
+    return all(column(row, name).lower() == text(value).lower() and column(row, name).upper() == text(value).upper()
+               for name, value in columns.items())
 
 
 # ---- time and log --------------------------------------------------------------------------------------------------
@@ -764,17 +812,22 @@ def _late(signum, frame):
 
 
 def arm(deadline):
-    """Has SIGALRM end what no time limit of its own ends; again and again, for a destructor may swallow the first."""
+    """Has SIGALRM end what no time limit of its own ends; again and again, for a destructor may swallow the first.
+    -> the handler that was there, or None."""
+    previous = None
     try:
-        signal.signal(signal.SIGALRM, _late)
-        signal.setitimer(signal.ITIMER_REAL, deadline.left(), 0.5)
+        previous = signal.signal(signal.SIGALRM, _late)
+        signal.setitimer(signal.ITIMER_REAL, deadline.left() + 0.1, 0.5)
     except (ValueError, TpamTimeout):  # not the main thread, or over: every wait asks the deadline all the same
         pass
+    return previous
 
 
-def disarm():
-    """Ends what arm() began."""
+def disarm(previous):
+    """Ends what arm() began, and puts back what it returned."""
     signal.setitimer(signal.ITIMER_REAL, 0)
+    if previous is not None:
+        signal.signal(signal.SIGALRM, previous)
 
 
 def write_line(level, line):
@@ -786,7 +839,7 @@ def write_line(level, line):
         except UnicodeError:
             sys.stdout.write(native(line.encode('ascii', 'backslashreplace')))
         sys.stdout.flush()
-    except EnvironmentError:
+    except (EnvironmentError, ValueError, AttributeError):  # it is full, closed or None
         pass
 
 

@@ -15,6 +15,7 @@ import re
 import select
 import socket
 import ssl
+import struct
 import tempfile
 import thread
 import time
@@ -93,7 +94,9 @@ def escaped(value):
     return u''.join(shown) + (u'…' if len(value) > MAX_SHOWN else u'')
 
 
-_UNSEEN = ('Cc', 'Cf', 'Cs', 'Zl', 'Zp')  # controls, formats such as a change of direction, surrogates, separators
+# Controls, formats such as a change of direction, what this Python's Unicode does not know (2.6 not all directions),
+# surrogates, separators of lines.
+_UNSEEN = ('Cc', 'Cf', 'Cn', 'Cs', 'Zl', 'Zp')
 
 
 def _escape(char):
@@ -184,8 +187,8 @@ def look_up(name, kind, deadline):
         return list(resolver.query(native(name).rstrip('.') + '.', kind))
     except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
         return []
-    except (dns.exception.DNSException, EnvironmentError) as error:
-        deadline.left()
+    except (dns.exception.DNSException, EnvironmentError, LookupError, ValueError, struct.error) as error:
+        deadline.left()  # dnspython 1.7 lets the last three out for a damaged answer
         raise TpamUnavailable(describe(u'DNS does not answer', name=name, type=kind, reason=type(error).__name__))
 
 
@@ -206,8 +209,8 @@ def _elements(der):
         if at + 2 > len(der) or at + 2 + (der[at + 1] & 127) > len(der) and der[at + 1] > 127:
             raise ValueError('cut short')
         tag, length, at = der[at], der[at + 1], at + 2
-        if length == 128:
-            raise ValueError('an indefinite length, which is not DER')
+        if tag & 31 == 31 or length == 128:
+            raise ValueError('a tag of several bytes, or an indefinite length, which is not DER')
         if length > 127:
             octets, at = bytes(der[at:at + (length & 127)]), at + (length & 127)
             length = int(binascii.hexlify(octets), 16)
@@ -256,7 +259,9 @@ def _certificate(der):
         for _, extension in _elements(_elements(extensions)[0][1]):
             parts = _elements(extension)
             if parts[0][1] == _SUBJECT_ALT_NAME:
-                alternative_names = (alternative_names or []) + _elements(_elements(parts[-1][1])[0][1])
+                if alternative_names is not None:
+                    raise ValueError('an extension twice')
+                alternative_names = _elements(_elements(parts[-1][1])[0][1])
     issuer, subject = _distinguished_name(fields[2][1]), _distinguished_name(fields[4][1])
     not_before, not_after = [_moment(*element) for element in _elements(fields[3][1])]
     return {'subject': u', '.join(u'%s=%s' % pair for pair in subject),
@@ -304,6 +309,8 @@ def _same_name(pattern, host):
 # ---- XML-RPC -------------------------------------------------------------------------------------------------------
 
 _PROLOG = re.compile(b'(?:\xef\xbb\xbf)?\\s*<(?:\\?xml[^>]*?encoding\\s*=\\s*["\']([^"\']*)["\'])?')
+# libxml2 2.7 takes time by the square of their number, in one call of C code that no signal ends. They may hold a `>`.
+_MANY_ATTRIBUTES = re.compile(b'<[^\\s<>/!?]+\\s[^<]{1024}')
 _ENCODINGS = (b'', b'utf-8', b'iso-8859-1', b'us-ascii', b'ascii')
 _EXTENSIONS = b'http://ws.apache.org/xmlrpc/namespaces/extensions'
 
@@ -313,7 +320,7 @@ def encode_call(method, options):
     for what XML cannot carry. xmlrpclib writes a carriage return raw, which a parser reads as a line feed."""
     present = {}
     for name, value in options.items():
-        if isinstance(value, int):
+        if isinstance(value, int) and -2 ** 31 <= value < 2 ** 31:  # more is no <int>
             present[name] = value
         elif value:
             present[name] = text(value)
@@ -339,8 +346,11 @@ def decode_answer(body):
     prolog = _PROLOG.match(body)
     if not prolog or b'\0' in body:
         raise BadAnswer('no XML' if body else 'an empty body')
-    if (prolog.group(1) or b'').lower() not in _ENCODINGS:
+    encoding = (prolog.group(1) or b'').lower()
+    if encoding not in _ENCODINGS or body.startswith(b'\xef\xbb\xbf') and encoding not in (b'', b'utf-8'):
         raise BadAnswer('an encoding other than UTF-8, ISO-8859-1 and US-ASCII')
+    if _MANY_ATTRIBUTES.search(body):
+        raise BadAnswer('an element with attributes, which XML-RPC has none of')
     # Nothing in XML-RPC needs a DOCTYPE, and the iterparse of lxml 2.2 knows no resolve_entities. Looked for
     # everywhere, since a comment or CDATA could be made to hide where the root begins.
     if b'<!DOCTYPE' in body or b'<!ENTITY' in body:
@@ -348,6 +358,16 @@ def decode_answer(body):
     if b'<ex:' in body and b'xmlns:ex' not in body:  # some write the prefix without declaring it
         body = body.replace(b'<methodResponse', b'<methodResponse xmlns:ex="' + _EXTENSIONS + b'"', 1)
     return _Decoder().response(body)
+
+
+class _Source(object):
+    """A body to be parsed. Python code, so that between two blocks a signal has its turn; BytesIO is none."""
+
+    def __init__(self, body):
+        self._body = io.BytesIO(body)
+
+    def read(self, size):
+        return self._body.read(size)
 
 
 class _Decoder(object):
@@ -359,7 +379,7 @@ class _Decoder(object):
         self._names = {}
 
     def response(self, body):
-        events = etree.iterparse(io.BytesIO(body), ('start', 'end'), tag='struct', remove_comments=True,
+        events = etree.iterparse(_Source(body), ('start', 'end'), tag='struct', remove_comments=True,
                                  remove_pis=True)
         depth = 0
         try:
@@ -449,12 +469,10 @@ def _boolean(content):
 
 def _base64(content):
     content = u''.join(text(content).split())
-    if not _BASE64.match(content):  # b64decode() leaves out what it does not know: a damaged password
+    # b64decode() leaves out what it does not know: a damaged password
+    if len(content) % 4 or not re.match(u'[A-Za-z0-9+/]*={0,2}\\Z', content):
         raise ValueError('no base64')
     return base64.b64decode(content.encode('ascii')).decode('utf-8')
-
-
-_BASE64 = re.compile(u'(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?\\Z')
 
 
 _SCALARS = {'string': lambda content: content, 'dateTime.iso8601': lambda content: content, 'boolean': _boolean,
@@ -627,16 +645,20 @@ class _Server(urllib2.BaseHandler):
             addresses = _addresses(host, port, deadline)
             for index, (family, kind, protocol, _, address) in enumerate(addresses):
                 self.close()
-                self._sock = socket.socket(family, kind, protocol)
-                self._sock.settimeout(deadline.left() / (len(addresses) - index))
+                share = Deadline(deadline.left() / (len(addresses) - index))
                 try:
-                    self._open(address, deadline, verify)
+                    self._sock = socket.socket(family, kind, protocol)
+                    self._sock.settimeout(share.left())
+                    self._open(address, share, verify)
                     if self._tls:
-                        self._shake_hands(deadline, verify)
+                        self._shake_hands(share, verify)
                     usable = True
                     return
                 except EnvironmentError as error:
                     reason = _reason(error)
+                except TpamTimeout:
+                    deadline.left()
+                    reason = u'timed out; see [tpam] connect_timeout'
         except TpamTimeout:
             reason = u'timed out; see [tpam] connect_timeout'
         except (EnvironmentError, UnicodeError) as error:  # of the look-up: Python 3 puts the name into IDNA
@@ -671,7 +693,7 @@ class _Server(urllib2.BaseHandler):
     def _wrap(self, files, verify):
         names = {}
         for option in ('ca_cert', 'client_cert'):
-            if self._tls[option]:
+            if self._tls[option] and verify:
                 pem_file, names[option] = _pem_file(self._tls[option])
                 files.append(pem_file)
         # Where there are protocol options (2.7.9), SSLv23 negotiates the newest and rules SSLv3 out by itself.
@@ -700,7 +722,8 @@ class _Server(urllib2.BaseHandler):
         try:
             self._handshake(deadline)
             self.peer = certificate(self._sock.getpeercert(True) or b'')
-            reason = u'' if self._sock.cipher() else u'no cipher'
+            _, protocol, bits = self._sock.cipher() or (None, None, 0)
+            reason = u'a protocol or cipher too weak' if bits < 112 or protocol == 'SSLv2' else u''
         except EnvironmentError as error:
             reason = _reason(error)
         except (ValueError, AttributeError):  # there is no TLS object: see _open()
@@ -876,9 +899,16 @@ class TpamClient(object):
     def _in_order(self):
         """The servers, in the order in which they are to be asked; what `srv:` names is looked up once."""
         if self._servers is None:
-            addresses = []
+            addresses, failures = [], []
             for host, port in self._settings['servers']:
-                addresses.extend(_service(host[4:], self._deadline) if host.startswith(u'srv:') else [(host, port)])
+                try:
+                    addresses += _service(host[4:], self._deadline) if host.startswith(u'srv:') else [(host, port)]
+                except TpamUnavailable as error:
+                    failures.append(error)
+            if not addresses:
+                raise failures[-1]
+            for failure in failures:
+                self._log(text(failure))
             servers = [_Server(host, port, self._settings, self._deadline) for host, port in addresses]
             self._servers = sorted(servers, key=lambda server: server.name != self._first)
         return list(self._servers)

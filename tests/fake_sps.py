@@ -43,12 +43,13 @@ class Interrupted(KeyboardInterrupt):
 
 class Result(object):
     """One hook call: returned (what the hook returned), raised (None, or dict of type: names of the exception's
-    classes, and message), log (text), seconds, killed (at the plugin timeout), died (without an answer), violations (of
-    the vendor's guide), answer (all that the process answered)."""
+    classes, and message), log (text), seconds of the process, and inside it of the hook alone, killed (at the plugin
+    timeout), died (without an answer), violations (of the vendor's guide), answer (all that the process answered)."""
 
     def __init__(self, hook, answer, log, seconds, killed):
         self.hook, self.answer, self.log, self.seconds, self.killed = hook, answer, log, seconds, killed
         self.returned, self.raised = answer.get('returned'), answer.get('raised')
+        self.inside = answer.get('seconds')
         self.died = not answer and not killed
         self.violations = violations(hook, self.returned) if 'returned' in answer else []
 

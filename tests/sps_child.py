@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 
 
@@ -43,6 +44,7 @@ def end(result, answer):
 def run_hook(call):
     """Runs the hook of the call -> the answer."""
     import main as plugin
+    began = time.time()
     try:
         hook = getattr(plugin.Plugin(call['configuration']), call['hook'])
         signal.signal(signal.SIGINT, end_hook)
@@ -52,7 +54,7 @@ def run_hook(call):
         answer = {'raised': {'type': [base.__name__ for base in kind.__mro__], 'message': str(error)}}
         traceback.print_exc()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return answer
+    return dict(answer, seconds=time.time() - began)
 
 
 def end_hook(signum, frame):

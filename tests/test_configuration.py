@@ -192,6 +192,10 @@ def test_a_line_that_was_indented_by_mistake_is_told_so_and_not_repeated():
 @pytest.mark.parametrize('sections, problems', [
     ({'tpam': {'authorization': 'policy'}},
      ['[tpam] required_policy: missing; the policy that authorization=policy asks for']),
+    ({'tpam': {'required_policy': 'Privileged'}},
+     ['[tpam] required_policy: is only looked at with authorization=policy; set that, or leave it out']),
+    ({'tpam': {'username': None, 'password': None}, 'tls': {'enabled': 'no', 'client_cert': CLIENT}},
+     ['[tpam] username: missing; the API user of the credential server (or a client_cert under [tls])']),
     ({'tpam': {'use_credential': 'gateway'}},
      ['[tpam] use_credential: gateway asks as the gateway user; leave out username and password']),
     ({'tpam': {'use_credential': 'gateway', 'username': None, 'password': None}, 'check_in': {'force_reset': 'yes'}},
@@ -223,6 +227,21 @@ def test_lines_that_are_no_options_are_named_by_their_numbers_and_not_repeated()
     text = '[tpam]\nserver=x\ngeheim\n\n[tls\nalso geheim\n'
     assert problems_of(text) == ['Neither [section] nor option=value: line 3, 5, 6; only the further lines of a value '
                                  'are indented']
+
+
+@pytest.mark.parametrize('text', ['[tpam]\npath=/a\n[tls]\n[tpam]\nPath: /b\n', '[tpam]\npath=/a\n\n# x\npath =/a\n'])
+def test_an_option_that_is_given_twice_is_refused(text):
+    assert problems_of(text) == ['Line 5 gives an option of its section a second time; leave one of them out']
+
+
+@pytest.mark.parametrize('comment', ['', '; a comment\n', '\n'])
+def test_an_option_that_hides_behind_pem_by_its_indentation_is_refused(comment):
+    hidden = '[tls]\nca_cert=%s\n%s server_fingerprint=sha256:00\n' % (CA.strip().replace('\n', '\n '), comment)
+    assert '[tls] ca_cert: has another option behind it that is indented by mistake' in problems_of(hidden)
+
+
+def test_a_password_behind_the_name_of_its_option_is_not_repeated():
+    assert not [problem for problem in problems_of('[tpam]\npassword Tr0ub4dor=3\n') if 'tr0ub' in problem.lower()]
 
 
 def test_an_indented_line_before_the_first_option_of_a_section_is_named_on_every_python():

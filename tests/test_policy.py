@@ -174,16 +174,22 @@ def test_the_server_is_asked_for_the_address_of_the_target(quick):
 
 
 def test_the_server_is_asked_for_the_name_of_a_target_without_address(quick):
-    arguments = {'server_ip': None, 'server_hostname': 'Web01.test.'}
+    arguments = {'server_ip': None, 'server_hostname': 'WEB01'}
     quick.tpam.add_system('OTHER', 'db.test')
     quick.tpam.add_account('OTHER', 'root', PASSWORD)
     given_up = session(quick, arguments, tpam={'system_name_resolver': 'tpam'})
     assert given_up.call('get_password_list').credentials == [PASSWORD]
-    assert trail(quick) == ['ListSystems SystemName=Web01', retrieved('gateway')]
+    assert trail(quick) == ['ListSystems SystemName=WEB01', retrieved('gateway')]
     by_address = session(quick, dict(arguments, server_hostname='db.test'), tpam={'system_name_resolver': 'tpam'})
     assert by_address.call('get_password_list').credentials == [PASSWORD]
-    assert trail(quick, 2) == ['ListSystems SystemName=db', 'ListSystems NetworkAddress=db.test',
+    assert trail(quick, 2) == ['ListSystems SystemName=db.test', 'ListSystems NetworkAddress=db.test',
                                retrieved('gateway', system='OTHER')]
+
+
+def test_a_target_of_that_name_in_another_domain_is_not_the_system(quick):
+    quick.tpam.add_system('WEB01.test')
+    arguments = {'server_ip': None, 'server_hostname': 'web01.evil.example'}
+    assert session(quick, arguments, tpam={'system_name_resolver': 'tpam'}).call('get_password_list').credentials == []
 
 
 @pytest.mark.parametrize('written, listed', [
@@ -273,7 +279,6 @@ def test_the_first_name_that_the_server_knows_ends_the_search(quick):
 @pytest.mark.parametrize('arguments', [
     {'server_domain': 'Example.COM'}, {'target_domain': 'example.com'}, {'server_username': 'root@example.com'},
     {'server_username': 'EXAMPLE.COM\\root'}, {'gateway_domain': 'example.com'},
-    {'server_domain': 'unknown.test', 'gateway_domain': 'example.com'},
 ])
 def test_a_domain_stands_for_its_asset(quick, arguments):
     quick.tpam.add_system('DC-01')
@@ -281,6 +286,14 @@ def test_a_domain_stands_for_its_asset(quick, arguments):
     played = session(quick, arguments, tpam={'system_name_resolver': 'domain', 'system_prefix': 'DC-'},
                      domain_asset_mapping={'example.com': '01'})
     assert played.call('get_password_list').credentials == [PASSWORD]
+
+
+def test_the_domain_of_the_gateway_user_stands_in_for_none_and_not_for_an_unknown_one(quick):
+    quick.tpam.add_system('DC')
+    quick.tpam.add_account('DC', 'root', PASSWORD)
+    played = session(quick, {'server_domain': 'unknown.test', 'gateway_domain': 'example.com'},
+                     tpam={'system_name_resolver': 'domain'}, domain_asset_mapping={'example.com': 'DC'})
+    assert played.call('get_password_list').credentials == []
 
 
 def test_the_domain_of_the_target_goes_before_that_in_the_user_name(quick):
@@ -476,14 +489,14 @@ PRIVILEGED = {'authorization': 'policy', 'required_policy': 'Privileged'}
 
 
 @pytest.mark.parametrize('mode', [{'authorization': 'approval'}, PRIVILEGED])
-@pytest.mark.parametrize('name', [None, ''])
+@pytest.mark.parametrize('name', [None, '', '*', 'jd*'])
 def test_without_a_gateway_user_nobody_is_asked_about(quick, mode, name):
     """Left out, the option would make the question one about everybody."""
     quick.tpam.add_request('jdoe', 'WEB01', 'root')
     quick.tpam.add_policy('jdoe', 'WEB01', 'root', 'Privileged')
     result = session(quick, {'gateway_username': name}, tpam=mode).call('get_password_list')
     assert result.credentials == []
-    assert 'SPS passed no gateway user name' in result.log
+    assert 'SPS passed no name of a gateway user' in result.log
     assert trail(quick) == []
 
 
@@ -544,6 +557,7 @@ LOOKED = 'GetPwdRequest RequestID=%d'
 BY_NUMBER = 'Retrieve RequestID=%d'
 CANCELLED = 'Cancel Comment=jdoe,SPS,check-in,session-1 RequestID=%d'
 OWN = 'ListRequestDetails AccountName=root RequestorName=sps Status=%s SystemName=WEB01'
+OWN_OPEN = 'ListRequestDetails AccountName=root MaxRows=1000 RequestorName=sps Status=OPEN SystemName=WEB01'
 
 
 def approvers(quick, **options):
@@ -683,6 +697,47 @@ def test_a_scheduled_request_is_left_alone_when_the_password_is_changed(quick):
     assert quick.tpam.requests[number].status == ACTIVE
 
 
+def test_a_request_that_was_approved_for_another_gateway_user_is_not_used(quick):
+    first = session(quick, tpam=BY_REQUEST)
+    assert first.call('get_password_list').credentials == [PASSWORD]
+    other = session(quick, {'gateway_username': 'mallory', 'session_id': 'session-2'}, tpam=BY_REQUEST)
+    result = other.call('get_password_list')
+    assert result.credentials == []
+    assert "reason='the account is released to a request for another gateway user', request='1001'" in result.log
+    other.call('session_ended')
+    assert quick.tpam.requests[1001].status == ACTIVE
+
+
+def test_a_request_that_ran_out_while_the_session_went_on_is_followed_by_another(quick):
+    played = session(quick, tpam=BY_REQUEST)
+    played.call('get_password_list')
+    quick.tpam.expire(1001)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    played.call('session_ended')
+    assert trail(quick) == [FILED, BY_NUMBER % 1001, BY_NUMBER % 1001, LOOKED % 1001, FILED, BY_NUMBER % 1002,
+                            CANCELLED % 1002]
+
+
+def test_a_request_number_beyond_an_int_is_used_and_given_back(quick):
+    quick.tpam.do_AddPwdRequest = lambda user, options: done('The current status is Active/Approved', id=3000001001)
+    quick.tpam.do_Retrieve = lambda user, options: done(PASSWORD)
+    quick.tpam.do_Cancel = lambda user, options: done('canceled')
+    played = session(quick, tpam=BY_REQUEST)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    assert "check_in='done'" in played.call('session_ended').log
+    assert trail(quick)[1:] == [BY_NUMBER % 3000001001, CANCELLED % 3000001001]
+
+
+def test_a_refused_check_in_is_not_taken_for_done_where_the_server_knows_nothing_of_the_request(quick):
+    played = session(quick, tpam=BY_REQUEST)
+    played.call('get_password_list')
+    answers(quick, 'GetPwdRequest')
+    with refusing(quick, 'Cancel'):
+        ended = played.call('session_ended')
+    assert 'ERROR Check-in failed; do it by hand' in ended.log
+    assert "check_in='failed'" in ended.log
+
+
 def test_somebody_elses_scheduled_request_is_a_refusal(quick):
     number = quick.tpam.add_request('eve', 'WEB01', 'root')
     result = session(quick, tpam=BY_REQUEST).call('get_password_list')
@@ -734,7 +789,7 @@ def test_a_request_whose_answer_was_lost_is_looked_for(quick, carried_out):
     if carried_out:
         assert result.credentials == [PASSWORD]
         played.call('session_ended')
-        assert trail(quick) == [OWN % 'OPEN', BY_NUMBER % 1001, CANCELLED % 1001]
+        assert trail(quick) == [OWN_OPEN, BY_NUMBER % 1001, CANCELLED % 1001]
     else:
         assert 'TpamOutcomeUnknown' in result.raised['type']
         assert set(quick.tpam.commands()) == set(['ListRequestDetails'])
@@ -1014,7 +1069,7 @@ def test_a_check_in_whose_answer_was_lost_is_not_done_twice(quick):
         assert played.call('authentication_completed').raised is None
     ended = played.call('session_ended')
     assert 'The request was given back already' in ended.log
-    assert trail(quick)[2:] == [CANCELLED % 1001, LOOKED % 1001, RESET]
+    assert trail(quick)[2:] == [LOOKED % 1001, RESET]
 
 
 def test_a_server_that_is_gone_fails_no_notification(world):

@@ -26,7 +26,7 @@ from certs import make
 from conftest import API_PASSWORD, HERE, PASSWORD, PROXY_PASSWORD, PYTHONS, World, certificate, configuration
 from fake_dns import FakeDns
 
-START_UP = 4    # s: generous for a fresh process and its imports on a busy machine
+SLACK = 2      # s: for a busy machine, on which several hooks run at a time
 
 
 @pytest.fixture(params=PYTHONS)
@@ -829,7 +829,7 @@ def silent_servers(world, directory):
 def test_several_servers_that_are_silent_share_the_time_of_the_hook(waited):
     result, silent = waited['silent_servers'].get()
     assert 'TpamTimeout' in result.raised['type']
-    assert result.seconds < 3 + START_UP
+    assert result.inside < 3 + SLACK
     assert silent.connections == 2
 
 
@@ -842,7 +842,7 @@ def silent_dns_server(world, directory):
 def test_a_dns_server_that_does_not_answer_is_an_error_in_time(waited):
     result = waited['silent_dns_server'].get()
     assert result.raised['type'][0] in ('TpamTimeout', 'TpamUnavailable')
-    assert result.seconds < 3 + START_UP
+    assert result.inside < 3 + SLACK
 
 
 def dripping_handshake(connection):
@@ -898,7 +898,7 @@ def test_a_server_that_is_late_ends_with_connect_timeout_and_the_next_one_is_ask
     result = waited[name].get()
     assert result.credentials == [PASSWORD]
     assert "reason='timed out; see [tpam] connect_timeout'" in result.lines[0]
-    assert result.seconds < 2 + START_UP
+    assert result.inside < 2 + SLACK
 
 
 @hook
@@ -915,7 +915,7 @@ def something_without_a_time_limit_hangs(world, directory):
 def test_what_hangs_ends_with_the_hook(waited, name):
     result = waited[name].get()
     assert 'TpamTimeout' in result.raised['type']
-    assert result.seconds < 2 + START_UP
+    assert result.inside < 2 + SLACK
 
 
 IN_A_THREAD = """
