@@ -11,8 +11,10 @@ import hashlib
 import json
 import multiprocessing.pool
 import os
+import signal
 import socket
 import ssl
+import struct
 import subprocess
 import time
 
@@ -978,3 +980,110 @@ def test_the_file_with_a_key_can_be_read_by_its_owner_only():
         assert os.stat(name).st_mode & 0o777 == 0o600
         with open(name) as again:
             assert again.read() == 'secret'
+
+
+# ---- what an attacker tried
+
+MANY = ' '.join('a%d=""' % number for number in range(300))
+
+
+@pytest.mark.parametrize('start', ['<methodResponse %s>' % MANY, '<methodResponse a=">" %s>' % MANY,
+                                   '<methodResponse\n%s>' % MANY])
+def test_an_element_of_many_attributes_is_refused_before_it_is_parsed(start):
+    with pytest.raises(tpamclient.BadAnswer) as refusal:
+        tpamclient.decode_answer((start + '<params/></methodResponse>').encode('ascii'))
+    assert 'attributes' in str(refusal.value)
+
+
+def test_a_long_text_is_not_taken_for_attributes():
+    text = 'x = "y" ' * 1000
+    body = '<methodResponse><params><param><value>%s</value></param></params></methodResponse>' % text
+    assert tpamclient.decode_answer(body.encode('ascii')) == text
+
+
+def test_a_byte_order_mark_goes_with_utf_8_only():
+    body = b'\xef\xbb\xbf<?xml version="1.0" encoding="%s"?><methodResponse><params><param><value>x</value></param>' \
+           b'</params></methodResponse>'
+    assert tpamclient.decode_answer(body.replace(b'%s', b'utf-8')) == 'x'
+    with pytest.raises(tpamclient.BadAnswer):
+        tpamclient.decode_answer(body.replace(b'%s', b'iso-8859-1'))
+
+
+def test_a_signal_has_its_turn_while_a_long_answer_is_parsed():
+    class Late(Exception):
+        pass
+
+    def ring(*_):
+        raise Late()
+    body = b'<methodResponse>' + b'<a/>' * 3000000
+    previous = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(Late):
+            tpamclient.decode_answer(body)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+class Socket(object):
+    """A TLS socket after a handshake that came to this cipher."""
+
+    def __init__(self, cipher):
+        self._cipher = cipher
+
+    def getpeercert(self, binary_form):
+        return der('good')
+
+    def cipher(self):
+        return self._cipher
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize('cipher, taken', [
+    (('AES256-SHA', 'TLSv1/SSLv3', 256), True), (('DES-CBC3-SHA', 'TLSv1/SSLv3', 168), True),
+    (('EXP-RC4-MD5', 'TLSv1/SSLv3', 40), False), (('DES-CBC-SHA', 'TLSv1/SSLv3', 56), False),
+    (('RC4-MD5', 'SSLv2', 128), False), (None, False),
+])
+def test_a_weak_cipher_gets_no_byte(cipher, taken, monkeypatch):
+    settings = {'tls': {'ca_cert': certificate('ca'), 'client_cert': None, 'server_fingerprint': [],
+                        'check_host_name': True, 'protocol': 'tlsv1'}, 'proxy': None}
+    server = tpamclient._Server('localhost', 443, settings, tpamclient.Deadline(5))
+    monkeypatch.setattr(server, '_handshake', lambda deadline: None)
+    monkeypatch.setattr(server, '_look', lambda deadline: None)
+    server._sock = Socket(cipher)
+    if taken:
+        server._shake_hands(tpamclient.Deadline(5), True)
+    else:
+        with pytest.raises(tpamclient.TpamUnavailable) as refusal:
+            server._shake_hands(tpamclient.Deadline(5), True)
+        assert 'too weak' in str(refusal.value)
+
+
+def element(tag, *contents):
+    """One DER element, of less than 64 KiB."""
+    content = b''.join(contents)
+    return struct.pack('>BBH', tag, 0x82, len(content)) + content
+
+
+def certificate_with(*extensions):
+    moment, nothing = element(0x17, b'300101000000Z'), element(0x30)
+    return element(0x30, element(0x30, element(0x02, b'1'), nothing, nothing, element(0x30, moment, moment), nothing,
+                                 nothing, element(0xa3, element(0x30, *extensions))))
+
+
+def test_an_extension_that_comes_twice_or_a_tag_of_several_bytes_is_no_certificate():
+    names = element(0x30, element(0x06, b'\x55\x1d\x11'), element(0x04, element(0x30, element(0x82, b'localhost'))))
+    assert tpamclient.certificate(certificate_with(names))['alternative_names'] == [(0x82, b'localhost')]
+    several = element(0x30, element(0x06, b'\x55\x1d\x11'),
+                      element(0x04, element(0x30, b'\x9f\x00\x82\x0bvictim.test')))
+    for wrong in ((names, names), (several,)):
+        with pytest.raises(ValueError):
+            tpamclient.certificate(certificate_with(*wrong))
+
+
+def test_a_direction_of_writing_that_this_unicode_does_not_know_is_escaped_everywhere(python):
+    function = 'def function(case):\n    return tpamclient.escaped(case)\n'
+    assert answers(python, function, ['\u2066', '\u061c', '\u202e', 'é密']) == ['\\u2066', '\\u061c', '\\u202e', 'é密']
