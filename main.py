@@ -94,7 +94,7 @@ def _pem(*wanted):
         blocks = [(u'PRIVATE KEY' if label.endswith(u'PRIVATE KEY') else label, content)
                   for label, content in _PEM_BLOCK.findall(value)]
         around = _PEM_BLOCK.sub(u'', value)  # text that openssl writes there is harmless
-        if re.search(u'(?im)^(%s)\\s*[=:]' % u'|'.join(OPTIONS['tls']), around):
+        if re.search(u'(?im)^(\\[|(?!subject|issuer|depth)[a-z_]+\\s*=)', around):
             raise ValueError(u'has another option behind it that is indented by mistake')
         if u'-----' in around or set(label for label, _ in blocks) != set(wanted):
             raise ValueError(u'must be PEM: %s, each line after the first indented by one space'
@@ -205,11 +205,12 @@ def _parsed(configuration):
         raise ValueError(u'[DEFAULT]: unknown section; each option stands in its own')
     section, given = u'', set()
     for number, line in enumerate(lines, 1):  # of an option that is given twice ConfigParser takes the later one
-        name = re.match(u'([^\\s;#:=\\[][^\\s:=]*)[^:=]*[:=]', line)
-        section = line if line[:1] == u'[' else section
-        if name and (section, name.group(1).lower()) in given:
+        name = re.match(u'(?![Rr][Ee][Mm]\\s)([^\\s;#:=\\[][^:=]*)[:=]', line)  # 2.6 takes rem for a comment
+        section = line.partition(u']')[0] if line[:1] == u'[' else section
+        option = name and (section, name.group(1).strip().lower())
+        if option in given:
             raise ValueError(u'Line %d gives an option of its section a second time; leave one of them out' % number)
-        given.update(name and [(section, name.group(1).lower())] or [])
+        given.update(option and [option] or [])
     return [(text(section), [(text(option).translate(_REVEAL), text(value).translate(_REVEAL))
                              for option, value in parser.items(section)]) for section in parser.sections()]
 
@@ -322,7 +323,8 @@ class Resolver(object):
         if self._target.host_name or not self._target.address:
             return self.hostname()
         import dns.reversename
-        records = look_up(dns.reversename.from_address(native(self._target.address)).to_text(), 'PTR', self._deadline)
+        deadline = Deadline(self._settings['tpam']['connect_timeout'], self._deadline)
+        records = look_up(dns.reversename.from_address(native(self._target.address)).to_text(), 'PTR', deadline)
         if len(records) > 1:
             raise TpamRefused(u'DNS has more than one name for the address', address=self._target.address)
         return records and text(records[0].target.to_text()).partition(u'.')[0].upper() or None
@@ -576,7 +578,7 @@ class Call(object):
         try:
             secret = command(**options)
         except TpamRefused:
-            held = self._held('Cancel', system, account)
+            held = mode == u'request' and self._held('Cancel', system, account)
             if held not in self._known or not self._closed(held):
                 raise
             self.state['open'].remove(held)  # it ran out while the session went on: another one is asked for
@@ -619,6 +621,9 @@ class Call(object):
         if refused:
             raise TpamRefused(refused)
         held = self._held('Cancel', system, account)
+        if held and held['request'] is None:  # whether an earlier hook has filed it is unknown: _file() finds out
+            self.state['open'].remove(held)
+            held = None
         self.state['request'] = held and held['request'] or self._file(system, account)
         return {'RequestID': self.state['request']}
 
@@ -685,10 +690,9 @@ class Call(object):
                 raise
             # The API user's own active request may be used, except one that was approved for another gateway user. It
             # is not this session's to give back, unless this session filed it in a hook whose cookie was lost.
-            user, mark, _ = column(rows[0], 'RequestNotes').partition(u',SPS,request,')
-            if mark and user != self.gateway_user:
-                raise TpamRefused(u'the account is released to a request for another gateway user',
-                                  request=rows[0].get('RequestID'))
+            rows = [row for row in rows if self._is_for_gateway_user(row)]
+            if not rows:
+                raise TpamRefused(u'the account is released to a request for another gateway user')
             if self._is_of_this_session(rows[0]):
                 self._hold('Cancel', system, account, rows[0].get('RequestID'))
             return rows[0].get('RequestID')
@@ -722,6 +726,11 @@ class Call(object):
 
     def _own_requests(self, system, account, status):
         return self._requests(self.settings['tpam']['username'], system, account, status)
+
+    def _is_for_gateway_user(self, row):
+        """Do its notes name this user, or nobody, as where it was filed by hand? Without notes it may be anybody's."""
+        user, mark, _ = column(row, 'RequestNotes').rpartition(u',SPS,request,')
+        return row.get('RequestNotes') is not None and (not mark or user.lower() == self.gateway_user.lower())
 
     def _is_of_this_session(self, row):
         return bool(self.session_id) and column(row, 'RequestNotes') == self._notes()
@@ -782,6 +791,8 @@ class Call(object):
             reset = self._held('ForceReset', checkout['system'], checkout['account'])
             if reset and column(row, 'CloseDt') != column(row, 'ExpiresDt'):
                 self.state['open'].remove(reset)
+                self.log('warning', u'The password is not changed again; do it by hand if it was not this session that '
+                                    u'closed the request', **about(checkout))
 
     def _closed(self, checkout):
         """-> the row of a request that is open no more, or None."""

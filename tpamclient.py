@@ -188,7 +188,7 @@ def look_up(name, kind, deadline):
     except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
         return []
     except (dns.exception.DNSException, EnvironmentError, LookupError, ValueError, struct.error) as error:
-        deadline.left()  # dnspython 1.7 lets the last three out for a damaged answer
+        # dnspython 1.7 lets the last three out for a damaged answer
         raise TpamUnavailable(describe(u'DNS does not answer', name=name, type=kind, reason=type(error).__name__))
 
 
@@ -881,7 +881,7 @@ class TpamClient(object):
             except TpamRefused as refusal:
                 if _REPLICA not in text(refusal).lower():
                     raise
-                failure = TpamUnavailable(describe(u'The server is a replica', reason=refusal, server=server.name))
+                failure = TpamUnavailable(describe(u'The server is a replica', reason=_REPLICA, server=server.name))
             except TpamUnavailable as error:
                 failure = error
             except TpamTimeout:
@@ -901,8 +901,9 @@ class TpamClient(object):
         if self._servers is None:
             addresses, failures = [], []
             for host, port in self._settings['servers']:
+                limit = Deadline(self._settings['connect_timeout'], self._deadline)
                 try:
-                    addresses += _service(host[4:], self._deadline) if host.startswith(u'srv:') else [(host, port)]
+                    addresses += _service(host[4:], limit) if host.startswith(u'srv:') else [(host, port)]
                 except TpamUnavailable as error:
                     failures.append(error)
             if not addresses:

@@ -229,14 +229,15 @@ def test_lines_that_are_no_options_are_named_by_their_numbers_and_not_repeated()
                                  'are indented']
 
 
-@pytest.mark.parametrize('text', ['[tpam]\npath=/a\n[tls]\n[tpam]\nPath: /b\n', '[tpam]\npath=/a\n\n# x\npath =/a\n'])
+@pytest.mark.parametrize('text', ['[tpam]\npath=/a\n[tls]\n[tpam] \nPath: /b\n', '[tpam]\npath=/a\n\n# x\npath =/a\n'])
 def test_an_option_that_is_given_twice_is_refused(text):
     assert problems_of(text) == ['Line 5 gives an option of its section a second time; leave one of them out']
 
 
-@pytest.mark.parametrize('comment', ['', '; a comment\n', '\n'])
-def test_an_option_that_hides_behind_pem_by_its_indentation_is_refused(comment):
-    hidden = '[tls]\nca_cert=%s\n%s server_fingerprint=sha256:00\n' % (CA.strip().replace('\n', '\n '), comment)
+@pytest.mark.parametrize('rest', [' server_fingerprint=sha256:00', '; a comment\n server_fingerprints = sha256:00',
+                                  '\n [check-in]\n force_reset=yes'])
+def test_what_hides_behind_pem_by_its_indentation_is_refused(rest):
+    hidden = '[tls]\nca_cert=%s\n%s\n' % (CA.strip().replace('\n', '\n '), rest)
     assert '[tls] ca_cert: has another option behind it that is indented by mistake' in problems_of(hidden)
 
 

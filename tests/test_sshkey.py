@@ -724,7 +724,7 @@ def test_a_changed_byte_of_the_text_never_gives_a_wrong_key(command, key_file):
 
     def damaged():
         for position in range(len(stored)):
-            for mask in (0x01, 0x02, 0x10, 0x20, 0x80):
+            for mask in (0x01, 0x20, 0x80):
                 changed = bytearray(stored)
                 changed[position] ^= mask
                 yield bytes(changed)
@@ -738,7 +738,7 @@ def test_a_changed_byte_of_the_structure_never_gives_a_wrong_key(command, key_fi
 
     def damaged():
         for position in range(len(data)):
-            for mask in (0x01, 0x80, 0xff, source.randrange(1, 256)):
+            for mask in (0x01, 0x80, source.randrange(1, 256)):
                 changed = bytearray(data)
                 changed[position] ^= mask
                 yield armoured(label, bytes(changed))
