@@ -364,10 +364,12 @@ class _Source(object):
     """A body to be parsed. Python code, so that between two blocks a signal has its turn; BytesIO is none."""
 
     def __init__(self, body):
-        self._body = io.BytesIO(body)
+        self._body, self._at = body, 0
 
     def read(self, size):
-        return self._body.read(size)
+        block = self._body[self._at:self._at + size]
+        self._at += len(block)
+        return block
 
 
 class _Decoder(object):
@@ -413,9 +415,11 @@ class _Decoder(object):
             raise BadAnswer('an element out of place or too deep')
         if typed is None:
             return value.text or u''
-        if (value.text or u'').strip() or (typed.tail or u'').strip():
+        kind, before, after = typed.tag, value.text, typed.tail
+        if before and before.strip() or after and after.strip():
             raise BadAnswer('a value of two types')
-        kind = typed.tag
+        if kind == 'string' and not len(typed):  # nearly all of a long list
+            return typed.text or u''
         if kind == 'struct':
             return self._structs.pop(typed)  # lxml is slow to free elements that are kept until the end
         if kind == 'array':
@@ -613,23 +617,22 @@ class _Server(urllib2.BaseHandler):
         """What urllib2 calls to have a request answered (its handler protocol), for http and https."""
         self._wire = _Wire(self._sock, self._deadline, MAX_HEADERS)
         response = _exchange(self._wire, 'POST', self._settings['path'], request.data, dict(request.header_items()))
-        content, size = [], 0
+        content = io.BytesIO()
         if response.status == 200:
             if (response.getheader('Content-Encoding') or 'identity').lower() != 'identity':
                 raise BadAnswer('a Content-Encoding, which was not asked for')
             self._wire.budget += 2 * MAX_BODY  # what frames the chunks counts too
             block = response.read(65536)
             while block:
-                content.append(block)
-                size += len(block)
-                if size > MAX_BODY:
+                content.write(block)
+                if content.tell() > MAX_BODY:
                     raise BadAnswer('more than %d bytes' % MAX_BODY)
                 block = response.read(65536)
             if response.length:
                 raise httplib.IncompleteRead(b'')
             if response.will_close:
                 self.close()
-        content = io.BytesIO(b''.join(content))
+        content.seek(0)
         answer = urllib2.addinfourl(content, response.msg, request.get_full_url(), response.status)
         answer.msg = response.reason
         return answer
