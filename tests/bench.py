@@ -255,7 +255,7 @@ def picture(shown):
     axes.set_yticklabels(['Python ' + version for version, _ in shown])
     axes.invert_yaxis()
     axes.set_xlabel('wall time of the whole process, as a multiple of the plain script')
-    axes.legend(loc='lower right')
+    axes.legend(loc='upper right')
     figure.tight_layout()
     figure.savefig(os.path.join(package.ROOT, 'docs', 'benchmarks.svg'), metadata={'Date': None})
 
