@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 
-from tpamclient import (Deadline, TpamClient, TpamError, TpamOutcomeUnknown, TpamRefused, TpamTimeout,
+from tpamclient import (Deadline, TpamClient, TpamError, TpamOutcomeUnknown, TpamRefused, TpamTimeout, basic,
                         canonical_address, certificate, column, describe, escaped, look_up, native, packed_address,
                         text)
 
@@ -207,10 +207,12 @@ def _parsed(configuration):
     for number, line in enumerate(lines, 1):  # of an option that is given twice ConfigParser takes the later one
         name = re.match(u'(?![Rr][Ee][Mm]\\s)([^\\s;#:=\\[][^:=]*)[:=]', line)  # 2.6 takes rem for a comment
         section = line.partition(u']')[0] if line[:1] == u'[' else section
-        option = name and (section, name.group(1).strip().lower())
+        if not name:
+            continue
+        option = section, name.group(1).strip().lower()
         if option in given:
             raise ValueError(u'Line %d gives an option of its section a second time; leave one of them out' % number)
-        given.update(option and [option] or [])
+        given.add(option)
     return [(text(section), [(text(option).translate(_REVEAL), text(value).translate(_REVEAL))
                              for option, value in parser.items(section)]) for section in parser.sections()]
 
@@ -410,8 +412,8 @@ class Call(object):
         for username, password in ((self.gateway_user, text(arguments.get('gateway_password'))),
                                    (settings['tpam']['username'], settings['tpam']['password']),
                                    (settings['https-proxy']['username'], settings['https-proxy']['password'])):
-            pair = base64.b64encode((u'%s:%s' % (username, password)).encode('utf-8'))
-            self._secrets += password and [password, text(pair)] or []  # a server may repeat what it was sent
+            if password:  # also as the header has it, which a server may repeat
+                self._secrets += [password, text(basic(username, password).split()[1])]
         timeout, by_request = settings['tpam']['timeout'], settings['tpam']['authorization'] == u'request'
         self._kept = min(GIVE_BACK_SECONDS, timeout / 4.0) if by_request else 0
         self.deadline = Deadline(timeout - self._kept)

@@ -479,8 +479,8 @@ def _base64(content):
     return base64.b64decode(content.encode('ascii')).decode('utf-8')
 
 
-_SCALARS = {'string': lambda content: content, 'dateTime.iso8601': lambda content: content, 'boolean': _boolean,
-            'double': float, 'nil': lambda content: None, 'base64': _base64}
+_SCALARS = {'dateTime.iso8601': lambda content: content, 'boolean': _boolean, 'double': float,
+            'nil': lambda content: None, 'base64': _base64}
 _SCALARS.update((name, _integer) for name in ('int', 'i1', 'i2', 'i4', 'i8'))
 _SCALARS.update([('{%s}%s' % (native(_EXTENSIONS), name), _SCALARS[name]) for name in ('nil', 'i1', 'i2', 'i8')])
 
@@ -609,7 +609,7 @@ class _Server(urllib2.BaseHandler):
         headers = {'Content-Type': 'text/xml; charset=utf-8', 'Host': native(self.name), 'User-Agent': USER_AGENT}
         username, password = self._settings['credential']
         if username:
-            headers['Authorization'] = _basic(username, password)
+            headers['Authorization'] = basic(username, password)
         url = '%s://%s%s' % (self._tls and 'https' or 'http', self.name, self._settings['path'])
         return self._opener.open(urllib2.Request(native(url), body, headers)).read()
 
@@ -710,7 +710,7 @@ class _Server(urllib2.BaseHandler):
         target = native(u'[%s]:%d' % (self._host, self._port) if ':' in self._host else self.name)
         headers = {'Host': target, 'User-Agent': USER_AGENT}
         if self._proxy['username']:
-            headers['Proxy-Authorization'] = _basic(self._proxy['username'], self._proxy['password'])
+            headers['Proxy-Authorization'] = basic(self._proxy['username'], self._proxy['password'])
         status = None
         try:
             status = _exchange(_Wire(self._sock, deadline, MAX_HEADERS), 'CONNECT', target, None, headers).status
@@ -793,7 +793,8 @@ def _exchange(wire, method, target, body, headers):
     return connection.getresponse()
 
 
-def _basic(username, password):
+def basic(username, password):
+    """The value of an Authorization header (RFC 7617), native."""
     pair = (u'%s:%s' % (text(username), text(password))).encode('utf-8')
     return native(u'Basic ' + text(base64.b64encode(pair)))
 

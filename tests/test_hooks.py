@@ -2,11 +2,13 @@
 """The main job, end to end: SPS calls a hook of the zip in a fresh process, and a credential comes back over TLS."""
 from __future__ import unicode_literals
 
+import base64
+
 import pytest
 
 import fake_sps
 from conftest import API_PASSWORD, GATEWAY_PASSWORD, PASSWORD, certificate
-from fake_tpam import DIALECTS
+from fake_tpam import DIALECTS, Refusal
 
 
 def test_a_password_comes_out_as_it_is_stored(world):
@@ -148,6 +150,16 @@ def test_a_system_that_the_server_does_not_know_is_a_refusal(world):
     assert result.credentials == []
     assert "no name of the system was found" in result.lines[0]
     assert world.tpam.commands() == ['ListSystems']
+
+
+def test_a_server_that_repeats_the_header_it_was_sent_gets_it_masked(world):
+    header = 'Basic ' + base64.b64encode(('sps:' + API_PASSWORD).encode('utf-8')).decode('ascii')
+
+    def repeat(user, options):
+        raise Refusal('You are not authorized: ' + header)
+    world.tpam.do_Retrieve = repeat
+    result = world.session().call('get_password_list')
+    assert "reason='You are not authorized: Basic ********'" in result.lines[0]
 
 
 # ---- errors
