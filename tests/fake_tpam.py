@@ -57,7 +57,8 @@ COMMANDS = {    # command -> the sets of options it takes; those in brackets may
     'GetPwdRequest': ('RequestID',),
     'Cancel': ('RequestID [Comment]',),
     'ListRequestDetails': ('[RequestorName AccountName SystemName Status MaxRows]',),
-    'ListAssignedPolicies': ('[UserName AccountName SystemName AllOrEffectiveFlag PermissionType]',),
+    'ListAssignedPolicies': ('[UserName AccountName SystemName AllOrEffectiveFlag PermissionType '
+                             'ExpandPolicyFlag]',),
     'ListAccounts': ('[SystemName AccountName MaxRows]',),
     'ListSystems': ('[NetworkAddress SystemName MaxRows]',),
     'ForceReset': ('SystemName AccountName',),
@@ -72,14 +73,23 @@ NEEDS = {       # command -> what a user must be to run it; Retrieve and Retriev
     'ForceReset': 'admin',
 }
 VALUES = {      # option -> the values it takes; every other option takes any text
-    'RequestID': '[1-9][0-9]*',
+    'RequestID': '[1-9][0-9]*(?:-[1-9][0-9]*)?',
     'TimeRequired': '[1-9][0-9]*',
     'ReleaseDuration': '[1-9][0-9]*',
     'MaxRows': '[1-9][0-9]*',
     'RequestImmediate': 'Y|N',
     'AllOrEffectiveFlag': 'A|E',
+    'ExpandPolicyFlag': 'Y|N',
     'Status': '|'.join(STATUS_FILTERS),
 }
+
+NOT_AUTHORIZED = 'You are not authorized to perform this operation'
+MAY_NOT = {     # command -> what a user is told who may not run it
+    'AddPwdRequest': '%s is not authorized to add requests',
+    'ListAccounts': '%s is not authorized to list accounts',
+    'ListSystems': '%s is not authorized to list systems',
+}
+REQUEST_IDS = {'plain': '%d', 'tpam': '%d-1'}       # how the id of a request is written
 
 NO_COMMAND, BAD_OPTIONS, BAD_XML = -32601, -32602, -32700     # the fault codes that XML-RPC servers agree on
 REFUSED = 1                                                   # the returnCode of every refusal
@@ -159,14 +169,16 @@ class FakeTpam(object):
 
     replica: True makes every command but List* answer that it is not available on a failed over replica
     refuses_empty_lists: False makes an empty list `returnCode` 0 with `count` 0 in place of 'No ... to list'
+    request_ids: 'tpam' writes and takes request ids as TPAM does, say 1001-1; 'plain' as 1001
     requests: request id (int) -> Record with id, user, system, account, status and times
     audit: the AuditEntry of each call, oldest first, options as they were sent, a credential as '********'
     clock: where the time comes from, seconds since the epoch; a test may give its own
     """
 
-    def __init__(self, clock=time.time):
+    def __init__(self, clock=time.time, request_ids='plain'):
         self.lock = threading.RLock()
         self.clock = clock
+        self.request_ids = request_ids
         self.replica = False
         self.refuses_empty_lists = True
         self.systems = {}
@@ -216,7 +228,7 @@ class FakeTpam(object):
         self.policies.append({
             'UserName': text(user), 'SystemName': account.system, 'AccountName': account.name,
             'AccessPolicyName': text(policy), 'PermissionType': text(permission),
-            'EffectiveFl': 'Y' if effective else 'N'})
+            'EffectiveFl': 'Yes' if effective else 'No'})
 
     @locked
     def add_reason_code(self, code):
@@ -300,7 +312,7 @@ class FakeTpam(object):
             raise Refusal('%s is not available on a failed over replica' % command)
         user = self.users.get(name.lower())
         if user is None or not getattr(user, NEEDS.get(command, 'name')):
-            raise Refusal('You do not have permissions to run %s' % command)
+            raise Refusal(MAY_NOT[command] % name if command in MAY_NOT else NOT_AUTHORIZED)
         self._let_time_pass()
         return getattr(self, 'do_' + command)(user, options)
 
@@ -323,30 +335,35 @@ class FakeTpam(object):
         if 'RequestID' in options:
             request = self._own_request(user, options)
             if request.status != ACTIVE:
-                raise Refusal('You are not authorized to retrieve by request %d. The current status is %s'
-                              % (request.id, request.status))
+                raise Refusal('You are not authorized to retrieve by request %s. The current status is %s'
+                              % (self._id(request), request.status))
             account = self.account(request.system, request.account)
         else:
             if not user.isa:
-                raise Refusal('You are not authorized to retrieve credentials')
+                raise Refusal(NOT_AUTHORIZED)
             account = self._named_account(options)
             self._check_reason(account, options)
         if account.locked:
-            raise Refusal('%s on %s is currently locked' % (account.name, account.system))
+            raise Refusal('The account is locked. Password cannot be retrieved at this time')
         return account
 
     def do_AddPwdRequest(self, user, options):
-        account = self._named_account(options)
+        account = self._named_account(
+            options, 'You do not have permissions to create a Password Request for this account: '
+                     'system %(SystemName)s, account %(AccountName)s')
         if account.locked:
             raise Refusal('The request was not added: the account is locked')
-        self._check_reason(account, options)
+        self._check_reason(account, options, 'This account requires a Ticket for all Password Requests')
         minutes = int(options.get('ReleaseDuration', 120))
         if minutes > account.max_release:
             raise Refusal('Release Duration %d exceeds Account Maximum %d' % (minutes, account.max_release))
         if self._is_released(account):
             raise Refusal('%s on %s is already scheduled for 1 password release' % (account.name, account.system))
         request = self._file(user.name, account, PENDING if account.min_approvers else ACTIVE, minutes, options)
-        return done('Request %d was added. The current status is %s' % (request.id, request.status), id=request.id)
+        number = self._id(request)
+        message = 'RequestID: %s for password release of %s/%s has been submitted. The current status is %s' % (
+            number, account.system, account.name, request.status)
+        return done(message, id=int(number) if number.isdigit() else number)
 
     def do_GetPwdRequest(self, user, options):
         row = self._row(self._own_request(user, options))
@@ -361,8 +378,10 @@ class FakeTpam(object):
         elif request.status in (PENDING, APPROVED):
             request.status, request.canceled = CANCELED, now
         else:
-            raise Refusal('Request %d was not canceled. The current status is %s' % (request.id, request.status))
-        return done('Request %d was canceled. The current status is %s' % (request.id, request.status))
+            raise Refusal('Request %s was not canceled. The current status is %s'
+                          % (self._id(request), request.status))
+        return done('The response for Password RequestID: %s for %s/%s was submitted successfully'
+                    % (self._id(request), request.system, request.account))
 
     def do_ListRequestDetails(self, user, options):
         statuses = STATUS_FILTERS[options.pop('Status', 'ALL')]
@@ -374,8 +393,11 @@ class FakeTpam(object):
 
     def do_ListAssignedPolicies(self, user, options):
         if options.get('AllOrEffectiveFlag') == 'E':
-            options['EffectiveFl'] = 'Y'
-        return self._listed('Permissions', dict(options, MaxRows=len(self.policies)), self.policies)
+            options['EffectiveFl'] = 'Yes'
+        answer = self._listed('Permissions', dict(options, MaxRows=len(self.policies)), self.policies)
+        if options.get('ExpandPolicyFlag') != 'Y':
+            answer['rows'] = [dict(row, PermissionType='') for row in answer['rows']]
+        return answer
 
     def do_ListAccounts(self, user, options):
         return self._listed('Accounts', options, [
@@ -395,7 +417,7 @@ class FakeTpam(object):
 
     def do_TestSystem(self, user, options):
         if options['SystemName'].lower() not in self.systems:
-            raise Refusal('No permission exists for system %s' % options['SystemName'])
+            raise Refusal(NOT_AUTHORIZED)
         return done('The test of %s was successful' % options['SystemName'])
 
     def do_CheckPassword(self, user, options):
@@ -404,33 +426,36 @@ class FakeTpam(object):
 
     # The rules that several commands share
 
-    def _named_account(self, options):
+    def _named_account(self, options, refusal=NOT_AUTHORIZED):
         try:
             return self.account(options['SystemName'], options['AccountName'])
         except KeyError:    # one answer for unknown and forbidden: nobody learns names by trying
-            raise Refusal('No permission exists for %(AccountName)s on %(SystemName)s' % options)
+            raise Refusal(refusal % options)
+
+    def _id(self, request):
+        return REQUEST_IDS[self.request_ids] % request.id
 
     def _own_request(self, user, options):
-        request = self.requests.get(int(options['RequestID']))
-        if request is None or not same(request.user, user.name):
+        request = self.requests.get(int(options['RequestID'].partition('-')[0]))
+        if request is None or options['RequestID'] != self._id(request) or not same(request.user, user.name):
             raise Refusal('You are not authorized for request %s' % options['RequestID'])
         return request
 
-    def _check_reason(self, account, options):
+    def _check_reason(self, account, options, without_ticket='This account requires a Ticket'):
         code = options.get('ReasonCode')
         if code is None and account.reason_code_required:
-            raise Refusal('Reason Codes are required for %s' % account.name)
+            raise Refusal('Reason Codes are required')
         if code is not None and code.lower() not in self.reason_codes:
             raise Refusal('Reason Code %s failed validation' % code)
         system, number = options.get('TicketSystemName'), options.get('TicketNumber')
         if account.ticket_required and not (system or number):
-            raise Refusal('%s on %s requires a Ticket' % (account.name, account.system))
+            raise Refusal(without_ticket)
         if bool(system) != bool(number):
-            raise Refusal('Ticket Number and Ticket System are required')
+            raise Refusal('Ticket Number and Ticket System are required for the API retrieval')
         if system and system.lower() not in self.tickets:
             raise Refusal('Ticket System %s failed validation' % system)
         if system and number.lower() not in self.tickets[system.lower()]:
-            raise Refusal('Ticket %s not found' % number)
+            raise Refusal('Ticket "%s" not found' % number)
 
     def _listed(self, what, options, rows, matches=same):
         """The first MaxRows of `rows` that match the options which are named as one of their columns."""
@@ -477,7 +502,7 @@ class FakeTpam(object):
     def _row(self, request):
         option = request.options.get
         return {
-            'RequestID': '%d' % request.id, 'UserName': request.user, 'UserFullName': '', 'Phone': '', 'EmailID': '',
+            'RequestID': self._id(request), 'UserName': request.user, 'UserFullName': '', 'Phone': '', 'EmailID': '',
             'SystemName': request.system, 'AccountName': request.account, 'MinApprovers': '%d' % request.min_approvers,
             'SubmittedDt': date(request.submitted), 'ReqReleaseDt': date(request.submitted),
             'ReleaseDuration': '%d' % request.minutes, 'RequestNotes': option('RequestNotes', ''),
@@ -506,6 +531,8 @@ DIALECTS = (
     'application-xml',  # Content-Type: application/xml
     'faults',           # a refusal is a fault in place of a returnCode
 )
+ENDS = ('at once', 'soon', 'at the next request')
+SOON = 0.02     # s: by then, a client that makes haste has sent its next request
 INTEGER = {'untyped': 'i4', 'i8': 'i8', 'apache': 'ex:i8'}
 EMPTY = {'nil': '<nil/>', 'apache': '<ex:nil/>'}
 ENCODING = {'latin1': 'iso-8859-1', 'ascii': 'us-ascii'}
@@ -537,7 +564,7 @@ class Writer(object):
 
     def adapted(self, answer):
         if self.dialect == 'text-ids' and 'id' in answer:
-            return dict(answer, id='%d' % answer['id'])
+            return dict(answer, id='%s' % answer['id'])
         if 'rows' in answer:
             return dict(answer, rows=[self.row(row) for row in answer['rows']])
         return answer
@@ -548,7 +575,7 @@ class Writer(object):
         if self.dialect == 'sparse':
             row = dict((column, value) for column, value in row.items() if value)
             row.update(SiteCode='42', LastSyncDt='')
-        if self.dialect in ('i8', 'apache') and 'RequestID' in row:
+        if self.dialect in ('i8', 'apache') and row.get('RequestID', '').isdigit():
             row = dict(row, RequestID=int(row['RequestID']))
         return row
 
@@ -585,6 +612,7 @@ class Handler(BaseHTTPRequestHandler, object):
     """One connection: the handshake, then one POST after the other."""
     protocol_version = 'HTTP/1.1'
     disable_nagle_algorithm = True
+    answered = False
 
     def setup(self):
         if self.server.context:
@@ -595,6 +623,10 @@ class Handler(BaseHTTPRequestHandler, object):
     def do_POST(self):
         self.server.count('requests')
         body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
+        if self.answered and self.server.ends:
+            self.close_connection = True
+            return
+        self.answered = True
         user = self.user()
         if self.path != self.server.path:
             self.send(404)
@@ -637,6 +669,9 @@ class Handler(BaseHTTPRequestHandler, object):
         else:
             lines.append('Content-Length: %d' % len(body))
         self.connection.sendall('\r\n'.join(lines + ['', '']).encode('ascii') + body)
+        if self.server.ends in ('at once', 'soon'):
+            time.sleep(SOON if self.server.ends == 'soon' else 0)
+            self.close_connection = True
 
     def log_message(self, *_):
         """The audit trail is the log."""
@@ -669,6 +704,7 @@ class FakeTpamServer(socketserver.ThreadingMixIn, socketserver.TCPServer, object
         user where no HTTP Basic is sent
     method_prefix: stands in front of every command's name, say 'tpam.'
     dialect: one of DIALECTS; may be set to another one while it serves
+    ends: None, or one of ENDS: each connection ends after one answer that does not say so
     Counters: connections (accepted), handshakes (completed), requests (POSTs read).
     """
     allow_reuse_address = True
@@ -676,9 +712,12 @@ class FakeTpamServer(socketserver.ThreadingMixIn, socketserver.TCPServer, object
     request_queue_size = 256
 
     def __init__(self, tpam, host='127.0.0.1', port=0, certfile=None, client_ca=None, path='/RPC2', method_prefix='',
-                 dialect='plain'):
+                 dialect='plain', ends=None):
         if dialect not in DIALECTS:
             raise ValueError('unknown dialect %s' % dialect)
+        if ends not in ENDS + (None,):
+            raise ValueError('unknown end %s' % ends)
+        self.ends = ends
         self.tpam, self.host, self.path = tpam, host, path
         self.client_ca, self.method_prefix, self.dialect = client_ca, method_prefix, dialect
         self.context = server_context(certfile, client_ca) if certfile else None
@@ -743,7 +782,7 @@ class FakeTpamServer(socketserver.ThreadingMixIn, socketserver.TCPServer, object
         with self.lock:
             self.open.discard(connection)
         try:
-            if self.context:
+            if self.context and not self.ends:
                 connection.settimeout(1)
                 connection.unwrap()     # says that the answer is whole: one without a length needs that
         except (socket.error, ValueError):
@@ -766,7 +805,7 @@ class FakeTpamServer(socketserver.ThreadingMixIn, socketserver.TCPServer, object
 
 def demo_tpam():
     """A FakeTpam with a few systems, for trying things out."""
-    tpam = FakeTpam()
+    tpam = FakeTpam(request_ids='tpam')
     tpam.add_user('sps', 'secret')
     tpam.add_user('jdoe', isa=False, admin=False)
     tpam.add_system('WEB01', '10.0.0.5')

@@ -159,24 +159,26 @@ NEEDS_BOTH = {'reason_code_required': True, 'ticket_required': True}
 
 
 @pytest.mark.parametrize('fragment, command, account, user, options', [
-    refused('not authorized', user='jdoe'),
-    refused('do not have permissions', user='nobody'),
-    refused('do not have permissions', 'AddPwdRequest', user='isa'),
-    refused('do not have permissions', 'ForceReset', user='jdoe'),
-    refused('No permission exists', SystemName='NONE'),
-    refused('No permission exists', 'AddPwdRequest', AccountName='none'),
-    refused('No permission exists', 'CheckPassword', AccountName='none'),
-    refused('is currently locked', account={'locked': True}),
+    refused('You are not authorized to perform this operation', user='jdoe'),
+    refused('You are not authorized to perform this operation', user='nobody'),
+    refused('isa is not authorized to add requests', 'AddPwdRequest', user='isa'),
+    refused('You are not authorized to perform this operation', 'ForceReset', user='jdoe'),
+    refused('You are not authorized to perform this operation', SystemName='NONE'),
+    refused('You do not have permissions to create a Password Request for this account', 'AddPwdRequest',
+            AccountName='none'),
+    refused('You are not authorized to perform this operation', 'CheckPassword', AccountName='none'),
+    refused('The account is locked', account={'locked': True}),
     refused('account is locked', 'AddPwdRequest', {'locked': True}),
     refused('Reason Codes are required', account=NEEDS_BOTH),
     refused('Reason Codes are required', 'AddPwdRequest', NEEDS_BOTH),
     refused('failed validation', ReasonCode='WRONG'),
-    refused('requires a Ticket', account=NEEDS_BOTH, ReasonCode='maintenance'),
-    refused('requires a Ticket', 'AddPwdRequest', NEEDS_BOTH, ReasonCode='maintenance'),
-    refused('Ticket Number and Ticket System are required', TicketNumber='4711'),
-    refused('Ticket Number and Ticket System are required', TicketSystemName='Helpdesk'),
+    refused('This account requires a Ticket', account=NEEDS_BOTH, ReasonCode='maintenance'),
+    refused('This account requires a Ticket for all Password Requests', 'AddPwdRequest', NEEDS_BOTH,
+            ReasonCode='maintenance'),
+    refused('Ticket Number and Ticket System are required for the API retrieval', TicketNumber='4711'),
+    refused('Ticket Number and Ticket System are required for the API retrieval', TicketSystemName='Helpdesk'),
     refused('failed validation', TicketSystemName='Other', TicketNumber='4711'),
-    refused('Ticket 4712 not found', TicketSystemName='Helpdesk', TicketNumber='4712'),
+    refused('Ticket "4712" not found', TicketSystemName='Helpdesk', TicketNumber='4712'),
     refused('Release Duration 61 exceeds Account Maximum', 'AddPwdRequest', {'max_release': 60}, ReleaseDuration=61),
 ])
 def test_a_refusal_says_why(tpam, fragment, command, account, user, options):
@@ -230,6 +232,38 @@ def test_a_request_with_approvers_waits_for_them(tpam):
     tpam.approve(answer['id'])
     assert status(tpam, answer['id']) == ACTIVE
     assert ask(tpam, 'Retrieve', RequestID=answer['id'])['message'] == 'win'
+
+
+def test_the_answer_to_a_request_is_worded_as_tpams(tpam):
+    assert ask(tpam, 'AddPwdRequest', ROOT) == {
+        'returnCode': 0, 'id': 1001,
+        'message': 'RequestID: 1001 for password release of WEB01/root has been submitted. '
+                   'The current status is Active/Approved'}
+    assert ask(tpam, 'Cancel', RequestID=1001)['message'] == (
+        'The response for Password RequestID: 1001 for WEB01/root was submitted successfully')
+
+
+def test_request_ids_may_be_text_as_those_of_a_tpam_are():
+    tpam = fake_tpam.demo_tpam()
+    tpam.requests.clear()
+    answer = ask(tpam, 'AddPwdRequest', ROOT, RequestNotes='why')
+    assert answer['id'] == '1001-1'
+    assert answer['message'].startswith('RequestID: 1001-1 for password release of WEB01/root has been submitted')
+    for command, options in (('GetPwdRequest', {'RequestID': '1001-1'}), ('ListRequestDetails', {})):
+        assert [row['RequestID'] for row in ask(tpam, command, options)['rows']] == ['1001-1']
+    for number in (1001, '1001', '1001-2'):
+        assert 'not authorized' in ask(tpam, 'Retrieve', RequestID=number)['message']
+    assert ask(tpam, 'Retrieve', RequestID='1001-1')['message'] == 'demo-web01-root'
+    assert ask(tpam, 'Cancel', RequestID='1001-1')['returnCode'] == 0
+
+
+@pytest.mark.parametrize('dialect', DIALECTS)
+def test_request_ids_that_are_text_are_text_in_every_dialect(dialect):
+    tpam = fake_tpam.demo_tpam()
+    added = fake_tpam.Writer(dialect).response(ask(tpam, 'AddPwdRequest', ROOT))
+    listed = fake_tpam.Writer(dialect).response(ask(tpam, 'ListRequestDetails'))
+    number = 'MTAwMi0x' if dialect == 'base64' else '1002-1'
+    assert number in added.decode('latin-1') and number in listed.decode('latin-1')
 
 
 def test_a_denied_request_stays_denied(tpam):
@@ -368,9 +402,15 @@ def test_policies_are_listed_all_or_effective_only(tpam):
 
     assert names(AllOrEffectiveFlag='A') == ['Old', 'Privileged', 'Sessions']
     assert names(AllOrEffectiveFlag='E', PermissionType='Pwd') == ['Privileged']
-    assert ask(tpam, 'ListAssignedPolicies', UserName='sps')['rows'] == [{
+
+
+@pytest.mark.parametrize('options, permission', [({}, ''), ({'ExpandPolicyFlag': 'N'}, ''),
+                                                 ({'ExpandPolicyFlag': 'Y'}, 'Pwd')])
+def test_a_policy_names_its_permission_only_where_it_is_expanded(tpam, options, permission):
+    tpam.add_policy('sps', 'WEB01', 'root', 'API')
+    assert ask(tpam, 'ListAssignedPolicies', UserName='sps', **options)['rows'] == [{
         'UserName': 'sps', 'SystemName': 'WEB01', 'AccountName': 'root', 'AccessPolicyName': 'API',
-        'PermissionType': 'Pwd', 'EffectiveFl': 'Y'}]
+        'PermissionType': permission, 'EffectiveFl': 'Yes'}]
 
 
 def test_policies_are_listed_without_a_limit(tpam):
@@ -463,7 +503,8 @@ def test_the_audit_trail_has_every_call_and_no_credential(tpam):
     assert tpam.commands() == ['Retrieve', 'RetrieveKey', 'ForceReset', 'Retrieve']
     assert tpam.audit[0] == (1, 'sps', 'Retrieve', dict(ROOT, ReasonText='why'), 0, '********')
     assert tpam.audit[1].message == '********'
-    assert (tpam.audit[3].user, tpam.audit[3].message) == ('jdoe', 'You are not authorized to retrieve credentials')
+    assert (tpam.audit[3].user, tpam.audit[3].message) == (
+        'jdoe', 'You are not authorized to perform this operation')
     trail = repr(tpam.audit)
     assert repr(AWKWARD) not in trail and 'PRIVATE KEY' not in trail
     assert tpam.account('WEB01', 'root').password not in trail
@@ -573,6 +614,32 @@ def test_what_xml_cannot_carry_comes_as_base64_in_every_dialect(tpam):
     tpam.account('WEB01', 'root').password = 'a\x01b\x00'
     with FakeTpamServer(tpam) as server, client_of(server) as client:
         assert client.Retrieve(ROOT)['message'] == Binary(b'a\x01b\x00')
+
+
+@pytest.mark.parametrize('ends', fake_tpam.ENDS)
+def test_a_connection_may_end_after_an_answer_that_does_not_say_so(tpam, ends):
+    body = dumps((ROOT,), str('Retrieve')).encode('utf-8')
+    lines = ['POST /RPC2 HTTP/1.1', 'Host: tpam', 'Content-Type: text/xml', 'Content-Length: %d' % len(body),
+             'Authorization: Basic ' + base64.b64encode(b'sps:secret').decode('ascii'), '', '']
+    call = '\r\n'.join(lines).encode('ascii') + body
+    with FakeTpamServer(tpam, ends=ends) as server, contextlib.closing(
+            socket.create_connection((server.host, server.port))) as connection:
+        connection.settimeout(10)
+        connection.sendall(call)
+        answer = connection.makefile('rb')
+        head = list(iter(answer.readline, b'\r\n'))
+        length, = [int(line.split()[1]) for line in head if line.startswith(b'Content-Length')]
+        assert b'methodResponse' in answer.read(length)
+        assert [line for line in head if line.lower().startswith(b'connection')] == []
+        if ends == 'at the next request':
+            connection.sendall(call)
+        assert answer.read() == b''
+    assert len(tpam.audit) == 1
+
+
+def test_an_unknown_end_is_refused(tpam):
+    with pytest.raises(ValueError):
+        FakeTpamServer(tpam, ends='never')
 
 
 def test_an_unknown_dialect_is_refused(tpam):
