@@ -42,6 +42,7 @@ _FOREIGN_LABELS = [  # the first name that occurs in the label decides
     ('ENCRYPTED', _ENCRYPTED),
     ('CERTIFICATE', 'it is a certificate; store the private key alone'),
     ('PUBLIC KEY', 'it is a public key; store the private key alone'),
+    ('EC PARAMETERS', 'it is an EC key; only RSA and DSA keys can be used'),
     ('PARAMETERS', 'it holds parameters and no key; store the private key alone'),
     ('EC PRIVATE KEY', 'it is an EC key; only RSA and DSA keys can be used'),
     ('', 'its BEGIN line names no private key that is known here; store an RSA or DSA key'),

@@ -30,6 +30,7 @@ MAX_HEADERS = 64 * 1024          # bytes of status line and headers of one answe
 MAX_BODY = 16 * 1024 * 1024      # bytes of one answer
 MAX_DEPTH = 16                   # structs inside one another, and arrays
 MAX_SHOWN = 500                  # characters of one value in a log line
+MAX_MATCHED = 1000               # characters of a server's text that a pattern is tried on
 
 
 class TpamError(Exception):
@@ -53,11 +54,17 @@ class TpamOutcomeUnknown(TpamError):
     """The call went out and may have been carried out: it must not be sent again, only looked for."""
 
 
+class TpamConnectionEnded(TpamOutcomeUnknown):
+    """A kept connection ended before the first byte of the answer: the server had most likely closed it while it was
+    idle. The call may be sent again if a look-up shows that it was not carried out."""
+
+
 class TpamTimeout(TpamError):
     """The time of the whole hook is over; `details` {name: value} say what was waited for."""
 
     def __init__(self, **details):
         TpamError.__init__(self, describe(u'Time is over; see [tpam] timeout, and why the server is slow', **details))
+        self.details = details
 
 
 class BadAnswer(ValueError):
@@ -77,6 +84,20 @@ def native(value):
     """Text -> the interpreter's own `str`, in UTF-8 where that is bytes: what SPS and httplib take."""
     value = text(value)
     return value if isinstance(value, str) else value.encode('utf-8')
+
+
+def folded(name):
+    """Return a name (text) in the form in which names are compared: without regard to case.
+
+    A letter is folded only if its lower case leads back to it. The Kelvin sign (U+212A), the dotted capital I
+    (U+0130) and their like would otherwise become ASCII letters, and two users would become one.
+    """
+    return u''.join(_folded(char) for char in text(name))
+
+
+def _folded(char):
+    lower = char.lower()
+    return lower if lower.upper() == char else char
 
 
 def describe(message, **details):
@@ -497,6 +518,7 @@ class _Wire(io.RawIOBase):
         self._sock, self._deadline, self.budget, self._out = sock, deadline, budget, []
         self.sent = self.received = 0
         self._ended = False
+        self._reader = None
 
     def sendall(self, data):
         self._out.append(data)
@@ -506,7 +528,14 @@ class _Wire(io.RawIOBase):
         self._sock.settimeout(self._deadline.left())
         self.sent = len(request)
         self._sock.sendall(request)
-        return io.BufferedReader(self)
+        self._reader = _Reader(self)
+        return self._reader
+
+    def has_unread_bytes(self):
+        """Return whether the server sent more than the answer that was read. What lies in this buffer or inside
+        OpenSSL is not seen by select(), and would be taken as the answer to the next call."""
+        self._ended = True  # peek() must not wait for more
+        return bool(self._reader.peek(1)) or is_readable(self._sock)
 
     def readable(self):
         return True
@@ -527,6 +556,21 @@ class _Wire(io.RawIOBase):
         pass
 
 
+class _Reader(io.BufferedReader):
+    """A buffer that httplib cannot close: the bytes behind the answer are counted after httplib is done with it."""
+
+    def close(self):
+        pass
+
+
+def is_readable(sock):
+    """Return whether bytes or the end of the connection wait to be read, on the socket or inside OpenSSL."""
+    pending = getattr(sock, 'pending', None)  # sockets without TLS have none
+    if pending is not None and pending():
+        return True
+    return bool(select.select([sock], [], [], 0)[0])
+
+
 def _pem_file(pem):
     """PEM text -> (file, name): wrap_socket takes file names only. Readable by the owner only; without a directory
     entry where /proc gives a name to an open file, so that not even SIGKILL leaves it behind."""
@@ -541,6 +585,7 @@ def _pem_file(pem):
     return pem_file, name
 
 
+_TIMED_OUT = u'timed out; see [tpam] connect_timeout'
 _HTTP_REMEDIES = {401: u'check [tpam] username and password', 403: u'check what this user may do, and client_cert',
                   404: u'check [tpam] path'}
 
@@ -554,29 +599,51 @@ class _Server(urllib2.BaseHandler):
         self._host, self._port, self._settings, self._deadline = native(host), port, settings, deadline
         self._tls, self._proxy = settings['tls'], settings['proxy']
         self._sock = self._wire = None
+        self._is_used = False
+        self.waiting_for = None  # for the message of a timeout
         self._opener = urllib2.OpenerDirector()
         for handler in (self, urllib2.HTTPErrorProcessor(), urllib2.HTTPDefaultErrorHandler()):
             self._opener.add_handler(handler)
 
-    def ask(self, body, repeatable):
-        """The body of a call (bytes) -> the decoded answer. Raises TpamUnavailable when the call cannot have been
-        carried out, TpamOutcomeUnknown when it may have been and is not `repeatable`, else TpamError, TpamRefused."""
-        kept = self._sock is not None and not select.select([self._sock], [], [], 0)[0]
+    def ask(self, command, body, repeatable, resend, fresh):
+        """Send a call and return its decoded answer (dict).
+
+        command: name for messages; body: the call (bytes); repeatable: carrying the call out twice changes nothing;
+        resend: send the call once more if a kept connection ended before the first byte of the answer, because the
+        server had most likely closed it while it was idle; fresh: use a new connection.
+
+        Raises TpamUnavailable if the call cannot have been carried out, TpamOutcomeUnknown if it may have been and is
+        not `repeatable`, TpamConnectionEnded if it is not to be resent, else TpamError, TpamRefused or TpamTimeout.
+        """
+        kept = not fresh and self._is_idle()
         if not kept:
             self.close()
             self._connect(Deadline(self._settings['connect_timeout'], self._deadline))
+        self.waiting_for = u'the answer to ' + text(command)
+        self._wire = _Wire(self._sock, self._deadline, MAX_HEADERS)
+        self._is_used = True  # until its answer was read: the alarm may strike at any line
         try:
-            return _checked(decode_answer(self._post(body)))
+            answer = _checked(decode_answer(self._post(body)))
+            self._is_used = False
+            return answer
         except TpamRefused:
+            self._is_used = False
             raise
-        except (TpamTimeout, EnvironmentError, httplib.HTTPException, ValueError) as error:
+        except Exception as error:  # httplib lets many kinds out, and the call may have been carried out after any
             failure = error  # nothing is raised here: Python 3 would show this one too, which may quote the server
         self.close()
         if isinstance(failure, urllib2.HTTPError):
             raise self._failed_by_status(failure.code, repeatable)
-        if kept and repeatable and not self._wire.received and not isinstance(failure, TpamTimeout):
-            return self.ask(body, repeatable)  # it was closed while it was idle
+        if kept and not self._wire.received and not isinstance(failure, TpamTimeout):
+            self._deadline.left()
+            if resend:
+                return self.ask(command, body, repeatable, resend, fresh)
+            raise TpamConnectionEnded(self._error(u'The connection ended before the answer', command=command))
         raise self._failed(failure, repeatable)
+
+    def _is_idle(self):
+        """Return whether there is a connection whose last answer was read, and on which nothing came since then."""
+        return self._sock is not None and not self._is_used and not is_readable(self._sock)
 
     def _failed_by_status(self, code, repeatable):
         failure = self._error(u'The server answers with an error', status=_status(code),
@@ -615,12 +682,12 @@ class _Server(urllib2.BaseHandler):
 
     def http_open(self, request):
         """What urllib2 calls to have a request answered (its handler protocol), for http and https."""
-        self._wire = _Wire(self._sock, self._deadline, MAX_HEADERS)
         response = _exchange(self._wire, 'POST', self._settings['path'], request.data, dict(request.header_items()))
         content = io.BytesIO()
         if response.status == 200:
             if (response.getheader('Content-Encoding') or 'identity').lower() != 'identity':
                 raise BadAnswer('a Content-Encoding, which was not asked for')
+            _check_length(response)
             self._wire.budget += 2 * MAX_BODY  # what frames the chunks counts too
             block = response.read(65536)
             while block:
@@ -630,7 +697,7 @@ class _Server(urllib2.BaseHandler):
                 block = response.read(65536)
             if response.length:
                 raise httplib.IncompleteRead(b'')
-            if response.will_close:
+            if response.will_close or self._wire.has_unread_bytes():
                 self.close()
         content.seek(0)
         answer = urllib2.addinfourl(content, response.msg, request.get_full_url(), response.status)
@@ -645,11 +712,13 @@ class _Server(urllib2.BaseHandler):
         host, port = self._proxy and self._proxy['address'] or (self._host, self._port)
         reason, usable = u'the name has no address', False
         try:
+            self.waiting_for = u'the look-up of the name'
             addresses = _addresses(host, port, deadline)
             for index, (family, kind, protocol, _, address) in enumerate(addresses):
                 self.close()
                 share = Deadline(deadline.left() / (len(addresses) - index))
                 try:
+                    self.waiting_for = u'connecting'
                     self._sock = socket.socket(family, kind, protocol)
                     self._sock.settimeout(share.left())
                     self._open(address, share, verify)
@@ -661,17 +730,19 @@ class _Server(urllib2.BaseHandler):
                     reason = _reason(error)
                 except TpamTimeout:
                     deadline.left()
-                    reason = u'timed out; see [tpam] connect_timeout'
+                    reason = _TIMED_OUT
         except TpamTimeout:
-            reason = u'timed out; see [tpam] connect_timeout'
+            reason = _TIMED_OUT
         except (EnvironmentError, UnicodeError) as error:  # of the look-up: Python 3 puts the name into IDNA
             reason = _reason(error)
         finally:
             if not usable:  # also after what a signal handler raises
                 self.close()
         self._deadline.left()
-        raise TpamUnavailable(self._error(u'Cannot connect to the server', address=u'%s, port %d' % (text(host), port),
-                                          reason=reason))
+        details = {'address': u'%s, port %d' % (text(host), port), 'reason': reason}
+        if 'timed out' in reason:
+            details['waiting_for'] = self.waiting_for
+        raise TpamUnavailable(self._error(u'Cannot connect to the server', **details))
 
     def _open(self, address, deadline, verify):
         """Connects to the address of the server or its proxy and makes a TLS socket of it. It is wrapped before it
@@ -707,6 +778,7 @@ class _Server(urllib2.BaseHandler):
                                ssl_version=negotiate and ssl.PROTOCOL_SSLv23 or ssl.PROTOCOL_TLSv1)
 
     def _tunnel(self, deadline):
+        self.waiting_for = u'the answer of the proxy'
         target = native(u'[%s]:%d' % (self._host, self._port) if ':' in self._host else self.name)
         headers = {'Host': target, 'User-Agent': USER_AGENT}
         if self._proxy['username']:
@@ -740,6 +812,7 @@ class _Server(urllib2.BaseHandler):
 
     def _handshake(self, deadline):
         """do_handshake() step by step: the socket's own timeout would be for each read, of which there may be many."""
+        self.waiting_for = u'the TLS handshake'
         self._sock.setblocking(False)
         while True:
             waiting = [[self._sock], []]
@@ -778,11 +851,14 @@ class _Server(urllib2.BaseHandler):
 
 def _checked(answer):
     """The shape that every answer has: a struct of returnCode (int) and message, which becomes text."""
-    code = isinstance(answer, dict) and answer.get('returnCode')
-    message = isinstance(answer, dict) and answer.get('message') or u''
-    if not isinstance(code, int) or isinstance(code, bool) or not is_text(message):
+    if not isinstance(answer, dict):
         raise BadAnswer('no struct of returnCode and message')
-    answer['message'] = text(message)
+    code = answer.get('returnCode')
+    if not isinstance(code, int) or isinstance(code, bool):
+        raise BadAnswer('no returnCode, or one that is not an int')
+    if not is_text(answer.get('message')):
+        raise BadAnswer('no message, or one that is not a string')
+    answer['message'] = text(answer['message'])
     return answer
 
 
@@ -791,6 +867,21 @@ def _exchange(wire, method, target, body, headers):
     connection.auto_open, connection.sock = 0, wire
     connection.request(method, native(target), body, headers)
     return connection.getresponse()
+
+
+def _check_length(response):
+    """Check the Content-Length of a httplib response (RFC 9112, 6.3), and repair `length` where it came twice.
+
+    httplib takes a negative number, and waits for the end of the connection where two equal headers came.
+    """
+    written = response.getheader('Content-Length')
+    if written is None or response.chunked:
+        return
+    lengths = set(part.strip() for part in written.split(','))
+    length = lengths.pop()
+    if lengths or not re.match('[0-9]{1,12}\\Z', length):
+        raise BadAnswer('an invalid Content-Length')
+    response.length = int(length)
 
 
 def basic(username, password):
@@ -866,33 +957,35 @@ class TpamClient(object):
 
     def _credential(self, command, options):
         # What was released by request is released once; an ISA may ask again.
-        secret = self._call(command, options, repeatable='RequestID' not in options)['message']
+        secret = self.call(command, options, repeatable='RequestID' not in options)['message']
         if not secret:
             raise TpamRefused(u'the server gave an empty credential')
-        if _NEVER_INITIALISED in secret.lower():
+        if _NEVER_INITIALISED in folded(secret[:MAX_MATCHED]):
             raise TpamRefused(u'the account was never initialised: its password is the placeholder of the server')
         return secret
 
-    def _call(self, command, options, repeatable=True):
-        """-> the answer struct, with `message` as text and returnCode 0."""
+    def call(self, command, options, repeatable=True, resend=True, fresh=False):
+        """-> the answer struct, with `message` as text and returnCode 0. repeatable, resend, fresh: see
+        _Server.ask()."""
         body = encode_call(self._settings['method_prefix'] + text(command), options)
         failures = []
         for server in self._in_order():
             try:
-                answer = server.ask(body, repeatable)
+                answer = server.ask(command, body, repeatable, resend, fresh)
                 if answer['returnCode'] != 0:
                     raise TpamRefused(answer['message'], answer['returnCode'])
             except TpamRefused as refusal:
-                if _REPLICA not in text(refusal).lower():
+                if _REPLICA not in folded(text(refusal)[:MAX_MATCHED]):
                     raise
                 failure = TpamUnavailable(describe(u'The server is a replica', reason=_REPLICA, server=server.name))
             except TpamUnavailable as error:
                 failure = error
             except TpamTimeout:
-                raise TpamTimeout(server=server.name)
+                raise TpamTimeout(server=server.name, waiting_for=server.waiting_for)
             else:
-                self._servers.remove(server)  # what answered is asked first from now on
-                self._servers.insert(0, server)
+                # The server that answered is asked first from now on. One assignment: an alarm between two steps
+                # would leave the list without it.
+                self._servers = [server] + [other for other in self._servers if other is not server]
                 self.server = server.name
                 return answer
             failures.append(failure)
@@ -907,9 +1000,14 @@ class TpamClient(object):
             for host, port in self._settings['servers']:
                 limit = Deadline(self._settings['connect_timeout'], self._deadline)
                 try:
-                    addresses += _service(host[4:], limit) if host.startswith(u'srv:') else [(host, port)]
+                    if host.startswith(u'srv:'):
+                        addresses += self._service(host[len(u'srv:'):], limit)
+                    else:
+                        addresses.append((host, port))
                 except TpamUnavailable as error:
                     failures.append(error)
+                except TpamTimeout:
+                    raise TpamTimeout(waiting_for=u'the look-up of the name', name=host)
             if not addresses:
                 raise failures[-1]
             for failure in failures:
@@ -918,29 +1016,64 @@ class TpamClient(object):
             self._servers = sorted(servers, key=lambda server: server.name != self._first)
         return list(self._servers)
 
-    def add_pwd_request(self, **options):
-        """SystemName, AccountName, RequestNotes, ReleaseDuration (minutes), … -> (request id, message)."""
-        answer = self._call('AddPwdRequest', options, repeatable=False)
+    def _service(self, name, deadline):
+        """Return [(host, port)] of an SRV name: by priority, then by chance in proportion to weight (RFC 2782).
+
+        The answer of DNS is not authenticated, and its names are those that certificates are checked for. RFC 6125
+        (1.7.2) therefore forbids to take them as they are: they must lie in the domain of the SRV name, which stands in
+        the configuration. A pinned certificate needs no name.
+        """
+        import random
+        records = [record for record in look_up(name, 'SRV', deadline) if record.target.to_text() != '.']
+        order = sorted(records, key=lambda record: (record.priority,
+                                                    -random.random() ** (1.0 / (record.weight or 0.01))))
+        failure = TpamUnavailable(describe(u'DNS has no servers under this name', name=name,
+                                           remedy=u'check [tpam] server'))
+        pinned = self._settings['tls'] and self._settings['tls']['server_fingerprint']
+        found, outside = [], []
+        for record in order:
+            host = text(record.target.to_text()).rstrip(u'.')
+            if pinned or is_in_domain(host, service_domain(name)):
+                found.append((host, record.port))
+            else:
+                outside.append(TpamUnavailable(describe(
+                    u'The DNS answer names a server outside the domain of the SRV name', name=name, server=host,
+                    remedy=u'check DNS; name the server itself in [tpam] server, or pin its certificate')))
+        if not found:
+            raise (outside or [failure])[-1]
+        for refused in outside:
+            self._log(text(refused))
+        return found
+
+    def add_pwd_request(self, fresh=False, **options):
+        """SystemName, AccountName, RequestNotes, ReleaseDuration (minutes), … -> (request id, message). fresh: on a new
+        connection."""
+        answer = self.call('AddPwdRequest', options, repeatable=False, resend=False, fresh=fresh)
         if not answer.get('id'):
             raise TpamOutcomeUnknown(u'The server filed a request and did not say its id')
         return answer['id'], answer['message']
 
     def get_pwd_request(self, request_id):
-        """-> the row of one request, or None."""
+        """Return the row of one request, or None where the server lists none. Raises TpamError for another row."""
         rows = self._rows('GetPwdRequest', {'RequestID': request_id})
-        return rows and rows[0] or None
+        if not rows:
+            return None
+        if len(rows) > 1 or column(rows[0], 'RequestID').strip() != text(request_id).strip():
+            raise TpamError(describe(u'No usable answer', server=self.server,
+                                     reason=u'a row of another request than the one asked for'))
+        return rows[0]
 
     def cancel(self, request_id, comment):
         """Gives an active request back, withdraws a pending one."""
-        self._call('Cancel', {'RequestID': request_id, 'Comment': comment}, repeatable=False)
+        self.call('Cancel', {'RequestID': request_id, 'Comment': comment}, repeatable=False)
 
     def force_reset(self, system, account):
         """Has the password of the account changed."""
-        self._call('ForceReset', {'SystemName': system, 'AccountName': account}, repeatable=False)
+        self.call('ForceReset', {'SystemName': system, 'AccountName': account}, repeatable=False)
 
     def list_request_details(self, **options):
-        """-> rows ({column: text}) of requests."""
-        return self._rows('ListRequestDetails', options)
+        """-> rows ({column: text}) of requests; a row without a RequestID is about none."""
+        return [row for row in self._rows('ListRequestDetails', options) if column(row, 'RequestID').strip()]
 
     def list_assigned_policies(self, **options):
         """-> rows of the policies that a user holds."""
@@ -956,15 +1089,17 @@ class TpamClient(object):
 
     def _rows(self, command, options):
         try:
-            answer = self._call(command, options)
+            answer = self.call(command, options)
         except TpamRefused as refusal:
-            if _NOTHING_TO_LIST.search(text(refusal)):
+            if _NOTHING_TO_LIST.search(text(refusal)[:MAX_MATCHED]):
                 return []
             raise
-        rows = answer.get('rows') or []
+        rows, count = answer.get('rows'), text(answer.get('count')).strip()
+        if rows is None and count == u'0':
+            return []
         if not isinstance(rows, list) or [row for row in rows if not isinstance(row, dict)] \
-                or not rows and answer.get('count'):
-            raise TpamError(describe(u'No usable answer', server=self.server, reason=u'rows that are none'))
+                or not rows and count not in (u'', u'0'):
+            raise TpamError(describe(u'No usable answer', server=self.server, reason=u'no rows, or rows that are none'))
         return rows
 
 
@@ -973,13 +1108,17 @@ def column(row, name):
     return text(row.get(name))
 
 
-def _service(name, deadline):
-    """An SRV name -> [(host, port)] by priority, then by chance in proportion to weight (RFC 2782)."""
-    import random
-    records = [record for record in look_up(name, 'SRV', deadline) if record.target.to_text() != '.']
-    order = sorted(records, key=lambda record: (record.priority, -random.random() ** (1.0 / (record.weight or 0.01))))
-    found = [(text(record.target.to_text()).rstrip(u'.'), record.port) for record in order]
-    if not found:
-        raise TpamUnavailable(describe(u'DNS has no servers under this name', name=name,
-                                       remedy=u'check [tpam] server'))
-    return found
+def service_domain(name):
+    """Return the domain that an SRV name is about: _tpam._tcp.example.com -> example.com (RFC 2782)."""
+    labels = name.split(u'.')
+    while labels and labels[0].startswith(u'_'):
+        del labels[0]
+    return u'.'.join(labels)
+
+
+def is_in_domain(host, domain):
+    """Return whether a host name is the domain or lies inside it. A name with other characters than those of host names
+    is no name: dnspython writes a dot inside a label as `\\.`."""
+    if not re.match(u'[A-Za-z0-9_.-]+\\Z', host):
+        return False
+    return (u'.' + host.lower()).endswith(u'.' + domain.rstrip(u'.').lower())

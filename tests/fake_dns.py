@@ -11,8 +11,10 @@ import dns.rrset
 
 
 class FakeDns(object):
-    """Serves `records` ({(name, kind): [data]}, as ('5.0.0.10.in-addr.arpa.', 'PTR'): ['web01.example.com.']) inside a
-    `with` block; any other name is unknown, and None in place of the list of data is never answered.
+    """Serves `records` inside a `with` block: {(name, kind): [data]}, for example
+    {('5.0.0.10.in-addr.arpa.', 'PTR'): ['web01.example.com.']}. A CNAME record is followed, as a
+    recursive name server follows it. A name without any record is unknown (NXDOMAIN). A question
+    is never answered where None stands in place of the list of data.
 
     address: (host, port) of the UDP socket. asked: [(name, kind)] so far.
     """
@@ -45,13 +47,19 @@ class FakeDns(object):
         question = query.question[0]
         asked = question.name.to_text().lower(), dns.rdatatype.to_text(question.rdtype)
         self.asked.append(asked)
-        data = self.records.get(asked, [])
-        if data is None:
+        if self.records.get(asked, []) is None:
             return None
         answer = dns.message.make_response(query)
         answer.flags |= dns.flags.RA
-        if data:
-            answer.answer.append(dns.rrset.from_text(question.name, 60, dns.rdataclass.IN, question.rdtype, *data))
-        else:
+        name, kind = asked
+        while (name, kind) not in self.records and (name, 'CNAME') in self.records:
+            answer.answer.append(self._rrset(name, 'CNAME'))
+            name = self.records[name, 'CNAME'][0].lower()
+        if self.records.get((name, kind)):
+            answer.answer.append(self._rrset(name, kind))
+        elif name not in [known for known, _ in self.records]:
             answer.set_rcode(dns.rcode.NXDOMAIN)
         return answer
+
+    def _rrset(self, name, kind):
+        return dns.rrset.from_text(name, 60, dns.rdataclass.IN, kind, *self.records[name, kind])

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import main
-from conftest import API_PASSWORD, PASSWORD, certificate, configuration, read
+from conftest import (API_PASSWORD, GATEWAY_PASSWORD, PASSWORD, certificate, configuration,
+                      read)
+from fake_tpam import Refusal
 
 CA = certificate('ca')
 CLIENT = certificate('client')
@@ -97,6 +99,8 @@ def test_a_pin_or_no_tls_stand_in_for_the_ca():
     ('[check-in-trigger]\nshh=session-ended', '[check-in-trigger] shh: unknown option; did you mean ssh?'),
     ('[logging]\nzzz=x', '[logging] zzz: unknown option; known: log_level'),
     ("[account]\nit's\x1b[2J=x", "[account] it\\'s\\x1b[2j: unknown option; known: prefix, suffix"),
+    ('[tls]\nchec\u212a_host_name=no',
+     '[tls] chec\u212a_host_name: unknown option; did you mean check_host_name?'),
 ])
 def test_an_unknown_name_is_told_which_known_one_it_resembles(text, problem):
     assert problems_of(configuration(**whole()) + text + '\n') == [problem]
@@ -126,8 +130,10 @@ WRONG = [
     ('https_proxy', 'port', ['0', '65536', 'http'], whole_number(1, 65535)),
     ('tpam', 'server', ['tpam:0', 'tpam:65536', '[fd00::1]:0', 'a,b:0'], whole_number(1, 65535)),
     ('tpam', 'server', ['https://tpam', 'https://tpam:443', 'user@tpam', 'tpam:', 'tpam:x', 'tpam/x', '-tpam', '*',
-                        '[tpam]', '[10.0.0.1]:443', 'fd00::1:x', 'tpäm', 'srv:', 'srv:a b*', 254 * 'x'], SERVER),
+                        '[tpam]', '[10.0.0.1]:443', 'fd00::1:x', 'tpäm', 'srv:a b*', 254 * 'x'], SERVER),
     ('https_proxy', 'server', ['http://proxy', 'user:geheim@proxy'], SERVER),
+    ('tpam', 'server', ['srv:', 'srv:_tpam._tcp', 'srv:_tpam._tcp.'],
+     'must be srv: and a name such as _tpam._tcp.example.com, with its domain'),
     ('tpam', 'server', [',', ' , ,'], 'must name at least one'),
     ('tpam', 'system_name_resolver', [','], 'must name at least one'),
     ('tpam', 'system_name_resolver', ['netbios', 'dns,netbios', 'dns;ip'], RESOLVERS),
@@ -135,6 +141,8 @@ WRONG = [
     ('tpam', 'authorization', ['none', 'approval,policy'], ONE_OF + 'gateway, approval, policy, request'),
     ('tpam', 'system_maptoreal', ['true', '1', 'on'], YES_NO),
     ('tpam', 'reuse_gateway_password', ['maybe'], YES_NO),
+    ('tpam', 'require_gateway_user', ['true', 'never'], YES_NO),
+    ('tpam', 'gateway_domains', [',', ' , ,'], 'must name at least one'),
     ('tpam', 'path', ['RPC2', '/a b', '/ä'], PATH),
     ('tls', 'enabled', ['false'], YES_NO),
     ('tls', 'check_host_name', ['no way'], YES_NO),
@@ -144,7 +152,10 @@ WRONG = [
     ('check_in_trigger', 'rdp', ['session_ended'], TRIGGERS),
     ('check_in', 'force_reset', ['always'], YES_NO),
     ('private_keys', 'enabled', ['2'], YES_NO),
-    ('private_keys', 'command', ['RetrieveKeys'], ONE_OF + 'retrievekey, retrieve'),
+    ('private_keys', 'command', ['RetrieveKeys', 'Retrieve\u212aey'],
+     ONE_OF + 'retrievekey, retrieve'),
+    ('tpam', 'use_credential', ['expl\u0130cit'], ONE_OF + 'explicit, gateway'),
+    ('tpam', 'system_name_resolver', ['\u0130p'], RESOLVERS),
     ('logging', 'log_level', ['trace', '10'], ONE_OF + 'debug, info, warning, error, critical'),
     ('tls', 'ca_cert', ['/etc/ssl/ca.pem', 'MIIC', CA.replace('-----END', '----END'), KEY, CLIENT,
                         CA.replace('CERTIFICATE', 'TRUSTED CERTIFICATE')], NO_PEM % 'CERTIFICATE'),
@@ -196,8 +207,6 @@ def test_a_line_that_was_indented_by_mistake_is_told_so_and_not_repeated():
      ['[tpam] required_policy: is only looked at with authorization=policy; set that, or leave it out']),
     ({'tpam': {'username': None, 'password': None}, 'tls': {'enabled': 'no', 'client_cert': CLIENT}},
      ['[tpam] username: missing; the API user of the credential server (or a client_cert under [tls])']),
-    ({'tpam': {'use_credential': 'gateway'}},
-     ['[tpam] use_credential: gateway asks as the gateway user; leave out username and password']),
     ({'tpam': {'use_credential': 'gateway', 'username': None, 'password': None}, 'check_in': {'force_reset': 'yes'}},
      ['[tpam] use_credential: must be explicit with authorization=request or force_reset=yes, since the hooks that '
       'give back are not told the password of the gateway user']),
@@ -215,6 +224,102 @@ def test_a_line_that_was_indented_by_mistake_is_told_so_and_not_repeated():
 ])
 def test_options_that_contradict_one_another_are_named(sections, problems):
     assert problems_of(configuration(**whole(**sections))) == problems
+
+
+WITHOUT_REQUESTS = [{}, {'authorization': 'gateway'}, {'authorization': 'approval'},
+                    {'authorization': 'policy', 'required_policy': 'Privileged'}]
+# Values as an administrator may write them, the defaults among them.
+OF_REQUESTS = [
+    ('access_policy', 'Privileged'), ('approval_timeout', '120'), ('approval_timeout', '0'),
+    ('poll_interval', '5'), ('poll_interval', '1'), ('release_duration', '60'),
+]
+
+
+@pytest.mark.parametrize('tpam', WITHOUT_REQUESTS)
+@pytest.mark.parametrize('option, value', OF_REQUESTS)
+def test_an_option_of_requests_is_an_error_in_another_mode(option, value, tpam):
+    problem, = problems_of(configuration(**whole(tpam=tpam, request={option: value})))
+    assert problem.startswith('[request] %s: ' % option)
+    assert 'authorization=request' in problem
+
+
+def test_every_option_of_requests_that_has_no_effect_is_named():
+    given = dict(OF_REQUESTS, reason_code='R7')
+    found = problems_of(configuration(**whole(request=given)))
+    assert sorted(problem.partition(':')[0] for problem in found) == [
+        '[request] access_policy', '[request] approval_timeout', '[request] poll_interval',
+        '[request] release_duration']
+
+
+def test_options_of_requests_are_accepted_where_requests_are_filed():
+    by_request = whole(tpam={'authorization': 'request'}, request=dict(OF_REQUESTS))
+    assert problems_of(configuration(**by_request)) == []
+
+
+@pytest.mark.parametrize('tpam', WITHOUT_REQUESTS)
+def test_reason_code_ticket_and_time_are_for_every_mode(tpam):
+    given = {'reason_code': 'R7', 'ticket_system': 'Jira', 'ticket_question': 'x',
+             'time_required': '5'}
+    assert problems_of(configuration(**whole(tpam=tpam, request=given))) == []
+
+
+@pytest.mark.parametrize('leftover', [
+    {'username': 'sps', 'password': 'x'}, {'username': 'sps', 'password': None},
+    {'username': None, 'password': 'x'},
+])
+def test_a_leftover_user_or_password_does_not_matter_where_the_gateway_user_logs_in(leftover):
+    tpam = dict(leftover, use_credential='gateway')
+    assert problems_of(configuration(**whole(tpam=tpam))) == []
+
+
+def test_the_gateway_user_logs_in_and_a_leftover_password_is_masked(world):
+    world.tpam.add_user('jdoe', GATEWAY_PASSWORD)
+    session = world.session(tpam={'use_credential': 'gateway', 'system_name_resolver': 'hostname'})
+    assert session.call('get_password_list').credentials == [PASSWORD]
+    assert [entry.user for entry in world.tpam.audit] == ['jdoe']
+
+    def echo(user, options):
+        raise Refusal('it is not %s' % API_PASSWORD)
+    world.tpam.do_Retrieve = echo
+    assert "reason='it is not ********'" in session.call('get_password_list').log
+
+
+# ---- what is empty
+
+CHOSEN = [
+    ('tpam', 'use_credential'), ('tpam', 'system_name_resolver'), ('tpam', 'system_maptoreal'),
+    ('tpam', 'reuse_gateway_password'), ('tpam', 'require_gateway_user'), ('tpam', 'authorization'),
+    ('tls', 'enabled'), ('tls', 'server_fingerprint'), ('tls', 'check_host_name'),
+    ('tls', 'protocol'), ('check_in', 'force_reset'), ('private_keys', 'enabled'),
+    ('private_keys', 'command'), ('logging', 'log_level'),
+] + [('check_in_trigger', option) for option in ('default',) + main.PROTOCOLS]
+
+
+@pytest.mark.parametrize('section, option', CHOSEN)
+@pytest.mark.parametrize('value', ['', ' \t'])
+def test_an_option_that_is_a_choice_is_not_left_empty(section, option, value):
+    problem, = option_problems(section, option, value)
+    written = section if section in main.OPTIONS else section.replace('_', '-')
+    assert problem.startswith('[%s] %s: must ' % (written, option))
+
+
+def test_an_empty_list_of_domains_does_not_allow_every_domain():
+    problem, = option_problems('tpam', 'gateway_domains', '')
+    assert problem.startswith('[tpam] gateway_domains: must ')
+
+
+def test_an_option_that_is_text_may_be_left_empty():
+    empty = {'tpam': {'method_prefix': '', 'system_prefix': ''},
+             'account': {'prefix': '', 'suffix': ''}, 'https_proxy': {'username': ''},
+             'request': {'reason_code': '', 'ticket_system': ''}}
+    assert problems_of(configuration(**whole(**empty))) == []
+
+
+def test_an_empty_mode_is_not_the_laxest_one(world):
+    result = world.session(tpam={'authorization': ''}).call('get_password_list')
+    assert result.credentials is None
+    assert '[tpam] authorization: ' in result.raised['message']
+    assert world.server.connections == 0
 
 
 # ---- what is no configuration
@@ -239,6 +344,48 @@ def test_an_option_that_is_given_twice_is_refused(text):
 def test_what_hides_behind_pem_by_its_indentation_is_refused(rest):
     hidden = '[tls]\nca_cert=%s\n%s\n' % (CA.strip().replace('\n', '\n '), rest)
     assert '[tls] ca_cert: has another option behind it that is indented by mistake' in problems_of(hidden)
+
+
+HIDDEN = '[tls] ca_cert: has another option behind it that is indented by mistake'
+KNOWN = sorted(set(option for options in main.OPTIONS.values() for option in options or ()))
+
+
+def ca_cert_problems(text):
+    """The problems of a ca_cert that is followed by this text, indented."""
+    return problems_of('[tpam]\nserver=x\nusername=x\npassword=x\n[tls]\nca_cert=%s' % (
+        (CA + text).strip().replace('\n', '\n ') + '\n'))
+
+
+@pytest.mark.parametrize('rest', [
+    'server_fingerprint: sha256:' + 64 * '0', '\tserver_fingerprint : x', 'Server_Fingerprint:x',
+    'server_fingerprint:', 'check_host_name: yes', 'Subject: CN = tpam\nserver_fingerprint: x',
+])
+def test_an_option_with_a_colon_that_hides_behind_pem_is_refused(rest):
+    assert ca_cert_problems(rest) == [HIDDEN]
+
+
+def test_every_known_option_is_found_behind_pem():
+    missed = [option for option in KNOWN for mark in ('=', ':', ' : ')
+              if not ca_cert_problems(option + mark + 'x')]
+    assert missed == []
+
+
+def test_an_option_with_a_colon_is_found_between_two_certificates_and_in_front_of_them():
+    for text in (CA + 'server_fingerprint: x\n' + CA, 'server_fingerprint: x\n' + CA):
+        assert option_problems('tls', 'ca_cert', text) == [HIDDEN]
+
+
+@pytest.mark.parametrize('text', [
+    'Subject: C = DE, CN = tpam', 'Bag Attributes', 'Bag Attributes: <No Attributes>',
+    '    friendlyName: tpam', '    localKeyID: 01 02 ', 'Key Attributes: <No Attributes>',
+    'Certificate:\n    Data:', 'Version: 3 (0x2)', 'Serial Number: 1', 'Issuer: CN = CA',
+    'Validity', 'Not Before: Nov 24 08:00:00 2025 GMT', 'Exponent: 65537 (0x10001)',
+    'Signature Algorithm: sha256WithRSAEncryption', 'Public Key Algorithm: rsaEncryption',
+    'X509v3 Basic Constraints: critical\n    CA:TRUE', 'DNS:tpam.example.com, IP Address:10.0.0.1',
+    '00:b5:1f:aa', ' 0 s:CN = tpam\n   i:CN = CA', 'subject=/CN=tpam', '# a comment: server'])
+def test_text_that_openssl_writes_around_pem_is_harmless(text):
+    assert option_problems('tls', 'ca_cert', text + '\n' + CA) == []
+    assert option_problems('tls', 'ca_cert', CA + text) == []
 
 
 def test_a_password_behind_the_name_of_its_option_is_not_repeated():

@@ -64,9 +64,7 @@ ARGUMENTS = {  # what the releases of SPS pass
 @pytest.mark.parametrize('passed_as', ['str', 'unicode'])
 @pytest.mark.parametrize('generation', sorted(ARGUMENTS))
 def test_each_generation_of_sps_is_served(world, generation, passed_as):
-    arguments = dict(ARGUMENTS[generation], cookie={}, session_id='s-1')
-    if generation == 'only target_*':
-        arguments['gateway_username'] = 'jdoe'
+    arguments = dict(ARGUMENTS[generation], cookie={}, session_id='s-1', gateway_username='jdoe')
     result = world.sps(passed_as=passed_as).call('get_password_list', arguments)
     assert result.credentials == [PASSWORD]
 
@@ -202,13 +200,25 @@ def test_cookies_are_kept_and_added_to_under_the_plugins_own_key(world):
     assert result.returned['session_cookie'] == {'aa': {'x': 'y'}}
 
 
-@pytest.mark.parametrize('cookie', [None, [], 'x', {'SPS_TPAM_XMLRPC': None}, {'SPS_TPAM_XMLRPC': {'open': 5}},
-                                    {'SPS_TPAM_XMLRPC': {'open': [{}], 'denied': [], 'hooks': 1, 'given': 'x'}}])
-def test_a_cookie_of_another_shape_is_as_good_as_none(world, cookie):
-    sps = world.sps()
-    result = sps.call('get_password_list', {'server_username': 'root', 'server_ip': '10.0.0.5', 'cookie': cookie})
+@pytest.mark.parametrize('cookie', [None, {}, '', {'other': 5}, {'SPS_TPAM_XMLRPC': {}}])
+def test_a_cookie_without_a_part_of_this_plugin_is_a_new_session(world, cookie):
+    result = world.session().call('get_password_list', cookie=cookie)
     assert result.credentials == [PASSWORD]
-    assert sps.call('session_ended', {'cookie': cookie}).raised is None
+    assert 'ERROR' not in result.log
+
+
+@pytest.mark.parametrize('cookie', [[1], 'x', {'SPS_TPAM_XMLRPC': None}, {'SPS_TPAM_XMLRPC': {'open': 5}},
+                                    {'SPS_TPAM_XMLRPC': {'open': [{}], 'denied': [], 'hooks': 1, 'given': 'x'}}])
+def test_a_cookie_of_another_shape_stops_no_hook_and_is_an_error_line(world, cookie):
+    sps = world.sps()
+    arguments = {'server_username': 'root', 'server_ip': '10.0.0.5', 'gateway_username': 'jdoe', 'cookie': cookie}
+    result = sps.call('get_password_list', arguments)
+    assert result.credentials == [PASSWORD]
+    ended = sps.call('session_ended', {'cookie': cookie})
+    assert ended.raised is None
+    for log in (result.log, ended.log):
+        assert 'ERROR A part of the cookie cannot be read' in log
+    assert "check_in='unknown'" in ended.log
 
 
 # ---- credentials of the gateway user, other sections

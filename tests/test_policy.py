@@ -186,12 +186,6 @@ def test_the_server_is_asked_for_the_name_of_a_target_without_address(quick):
                                retrieved('gateway', system='OTHER')]
 
 
-def test_a_target_of_that_name_in_another_domain_is_not_the_system(quick):
-    quick.tpam.add_system('WEB01.test')
-    arguments = {'server_ip': None, 'server_hostname': 'web01.evil.example'}
-    assert session(quick, arguments, tpam={'system_name_resolver': 'tpam'}).call('get_password_list').credentials == []
-
-
 @pytest.mark.parametrize('written, listed', [
     ('::ffff:10.0.0.5', '10.0.0.5'), ('FD00:0:0::5', 'fd00::5'), ('fd00::5%eth0', 'fd00::5'),
     ('fd00::5', 'fd00:0:0:0:0:0:0:5'),
@@ -219,15 +213,16 @@ def test_a_host_name_that_is_an_address_is_no_name(quick):
 def test_dns_names_the_system_by_its_address(world):
     world.tpam.add_system('MAIL')
     world.tpam.add_account('MAIL', 'root', PASSWORD)
-    six = '5.' + 27 * '0.' + '0.d.f.ip6.arpa.'
     with FakeDns({('5.0.0.10.in-addr.arpa.', 'PTR'): ['web01.example.com.'],
-                  (six.replace('5.' + 27 * '0.' + '0.', '5.' + 29 * '0.'), 'PTR'): ['mail.example.com.']}) as names:
+                  ('5.' + 29 * '0.' + 'd.f.ip6.arpa.', 'PTR'): ['mail.example.com.'],
+                  ('web01.example.com.', 'A'): ['10.0.0.5'],
+                  ('mail.example.com.', 'AAAA'): ['fd00::5']}) as names:
         for address, system in (('::ffff:10.0.0.5', 'WEB01'), ('fd00::5', 'MAIL')):
             arguments = {'server_ip': address, 'server_hostname': None}
             played = session(world, arguments, tpam={'system_name_resolver': 'dns'}, nameserver=names.address)
             assert played.call('get_password_list').credentials == [PASSWORD]
             assert trail(world)[-1] == retrieved('gateway', system=system)
-    assert len(names.asked) == 2
+    assert len(names.asked) == 4
 
 
 @contextmanager
@@ -239,6 +234,14 @@ def asking(names, monkeypatch):
         resolver.nameservers, resolver.port = [names.address[0]], names.address[1]
         monkeypatch.setattr(dns.resolver, 'default_resolver', resolver)
         yield
+
+
+def test_a_target_of_that_name_in_another_domain_is_not_the_system(quick, monkeypatch):
+    quick.tpam.add_system('WEB01.test')
+    arguments = {'server_ip': None, 'server_hostname': 'web01.evil.example'}
+    with asking(FakeDns({}), monkeypatch):
+        played = session(quick, arguments, tpam={'system_name_resolver': 'tpam'})
+        assert played.call('get_password_list').credentials == []
 
 
 def test_a_target_that_is_a_name_is_not_looked_up(quick, monkeypatch):
@@ -404,7 +407,7 @@ def test_the_gateway_password_is_used_for_the_same_user(quick, arguments):
 
 @pytest.mark.parametrize('arguments', [
     {}, {'gateway_username': 'Root'}, {'gateway_username': 'root', 'gateway_password': ''},
-    {'gateway_username': 'root', 'gateway_password': None}, {'gateway_username': ''},
+    {'gateway_username': 'root', 'gateway_password': None},
     {'gateway_username': 'root', 'gateway_domain': 'A', 'server_domain': 'B'},
     {'gateway_username': 'A\\root', 'server_username': 'B\\root'},
 ])
@@ -494,6 +497,7 @@ def test_without_a_gateway_user_nobody_is_asked_about(quick, mode, name):
     """Left out, the option would make the question one about everybody."""
     quick.tpam.add_request('jdoe', 'WEB01', 'root')
     quick.tpam.add_policy('jdoe', 'WEB01', 'root', 'Privileged')
+    mode = dict(mode, require_gateway_user='no')
     result = session(quick, {'gateway_username': name}, tpam=mode).call('get_password_list')
     assert result.credentials == []
     assert 'SPS passed no name of a gateway user' in result.log
@@ -1165,7 +1169,8 @@ def test_what_a_remote_app_checked_out_is_given_back_with_its_session(quick):
 
 def test_bytes_that_are_no_utf_8_are_refused_and_not_lost(quick):
     plugin = main.Plugin(configuration(**quick.sections(tpam={'system_name_resolver': 'hostname'})))
-    returned = plugin.get_password_list(server_username=b'r\xf6\xf6t', server_hostname=b'web01', session_id=b'\xff')
+    returned = plugin.get_password_list(server_username=b'r\xf6\xf6t', server_hostname=b'web01',
+                                        gateway_username=b'jdoe', session_id=b'\xff')
     assert returned['passwords'] == []
     assert quick.tpam.audit[0].options['AccountName'] == 'r\ufffd\ufffdt'
 

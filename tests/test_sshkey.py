@@ -75,7 +75,7 @@ FORMATS += [
     ('RSA, OpenSSH encrypted', 'ssh-keygen -q -t rsa -b 1024 -N secret -f new && cat new', 'refused: it is encrypted'),
     ('EC, traditional', 'openssl ecparam -name prime256v1 -genkey -noout', 'refused: it is an EC key'),
     ('EC, traditional after its parameters', 'openssl ecparam -name prime256v1 -genkey',
-     'refused: it holds parameters'),
+     'refused: it is an EC key'),
     ('EC, PKCS#8', 'openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256', 'refused: it is an EC key'),
     ('EC, OpenSSH', "ssh-keygen -q -t ecdsa -N '' -f new && cat new", 'refused: it is an EC key'),
     ('Ed25519, PKCS#8', 'openssl genpkey -algorithm ED25519', 'refused: it is an Ed25519 key'),
@@ -403,6 +403,14 @@ def test_a_damaged_text_is_refused(miswritten, reason):
 
 
 # Several keys, bounds
+
+@pytest.mark.parametrize('label, reason', [
+    ('EC PARAMETERS', 'it is an EC key; only RSA and DSA keys can be used'),
+    ('DSA PARAMETERS', 'it holds parameters and no key'),
+])
+def test_parameters_say_what_kind_of_key_they_belong_to(label, reason):
+    assert reason in refusal('-----BEGIN %s-----\nBggqhkjOPQMBBw==\n-----END %s-----\n' % (label, label))
+
 
 def test_several_keys_come_out_in_their_order():
     texts = [stored_text(command) for command in SMALL]

@@ -614,12 +614,11 @@ def test_a_connection_that_ended_while_idle_is_opened_again_for_a_call_that_may_
     assert (server.connections, len(server.requests)) == (2, 3)
 
 
-@pytest.mark.parametrize('command', sorted(ONCE))
-def test_a_connection_that_ended_while_idle_is_not_opened_again_for_a_call_that_may_not(client, command):
+def test_a_connection_that_ended_while_idle_is_not_opened_again_to_file_a_request(client):
     with idle_server(GOOD, bad_server.close_before_answer) as server:
         asked = client(server)
         asked.retrieve(SystemName='WEB01', AccountName='root')
-        pytest.raises(tpamclient.TpamOutcomeUnknown, ONCE[command], asked)
+        pytest.raises(tpamclient.TpamOutcomeUnknown, ONCE['AddPwdRequest'], asked)
     assert (server.connections, len(server.requests)) == (1, 2)
 
 
@@ -677,14 +676,15 @@ def by_srv(world, dns_server, proxy=None, **options):
 
 
 def test_srv_names_servers_and_the_lower_priority_value_is_asked_first(world):
-    last = world.serve()
-    with bad_server.serve('refused') as first, bad_server.serve('status_503', make.path('good')) as second:
-        with FakeDns({SERVICE: ['30 0 %d localhost.' % last.port, '10 0 %d localhost.' % first.port,
-                                '20 9 %d localhost.' % second.port]}) as dns_server:
-            result = by_srv(world, dns_server)
+    last = world.serve(certfile=make.path('wildcard'))
+    with bad_server.serve('refused') as first, bad_server.serve('status_503', make.path('wildcard')) as second:
+        records = ['30 0 %d last.example.test.' % last.port, '10 0 %d first.example.test.' % first.port,
+                   '20 9 %d second.example.test.' % second.port]
+        with FakeDns({SERVICE: records}) as dns_server, bad_server.tunnel() as proxy:
+            result = by_srv(world, dns_server, proxy)
     assert result.credentials == [PASSWORD]
-    assert ["server='localhost:%d'" % server.port in line
-            for server, line in zip((first, second), result.lines)] == [True, True]
+    assert ["server='%s.example.test:%d'" % (name, server.port) in line for name, server, line in zip(
+        ('first', 'second'), (first, second), result.lines)] == [True, True]
     assert dns_server.asked == [SERVICE]
 
 
@@ -704,11 +704,15 @@ def test_a_service_without_servers_is_an_error_that_says_so(world, records):
     assert result.raised['message'].startswith('DNS has no servers under this name; ')
 
 
-def test_of_servers_with_the_same_priority_the_heavier_comes_first_more_often(monkeypatch):
-    records = list(dns.rrset.from_text(str('x.'), 60, str('IN'), str('SRV'), str('1 90 1 heavy.'), str('1 10 1 light.'),
-                                       str('1 0 1 none.'), str('0 0 1 first.')))
+def test_of_servers_with_the_same_priority_the_heavier_comes_first_more_often(client, monkeypatch):
+    targets = [str('%s.example.test.' % target) for target in ('1 90 1 heavy', '1 10 1 light', '1 0 1 none',
+                                                               '0 0 1 first')]
+    records = list(dns.rrset.from_text(str('x.'), 60, str('IN'), str('SRV'), *targets))
     monkeypatch.setattr(tpamclient, 'look_up', lambda name, kind, deadline: records)
-    orders = [[host for host, _ in tpamclient._service('x', None)] for _ in range(1000)]
+    orders = []
+    for _ in range(1000):
+        asked = client(servers=[('srv:_tpam._tcp.example.test', None)])
+        orders.append([server.name.partition('.')[0] for server in asked._in_order()])
     assert set(order[0] for order in orders) == set(['first'])
     assert 850 < len([order for order in orders if order[1] == 'heavy']) < 950
     assert len([order for order in orders if order[1] == 'none']) < 20
@@ -928,7 +932,8 @@ def function(configuration):
     raised = []
     def hook():
         try:
-            main.Plugin(configuration).get_password_list(server_username='root', server_hostname='web01')
+            main.Plugin(configuration).get_password_list(server_username='root', server_hostname='web01',
+                                                         gateway_username='jdoe')
         except Exception:
             raised.append(sys.exc_info()[0].__name__)
     thread, began = threading.Thread(target=hook), time.time()

@@ -1,0 +1,705 @@
+# -*- coding: utf-8 -*-
+"""Nothing stays checked out unsaid: cookies that cannot be read, requests whose fate is unknown,
+configurations that break during a session, and an alarm that strikes at any line.
+"""
+from __future__ import unicode_literals
+
+import json
+import re
+import signal
+import sys
+
+import pytest
+
+import main
+import test_policy
+from conftest import API_PASSWORD, PASSWORD
+from fake_tpam import ACTIVE, PENDING, Refusal
+from test_policy import BY_REQUEST, OWN_OPEN, approvers, broken, refusing, session, trail
+from test_transport import answers
+
+quick = test_policy.quick  # the fixture
+
+KEY = 'SPS_TPAM_XMLRPC'
+HOOKS = ['get_password_list', 'get_private_key_list', 'get_remote_app_credentials',
+         'authentication_completed', 'session_ended']
+
+
+def errors(result, fragment=''):
+    """The ERROR lines of a call with this text inside."""
+    return [line for line in result.lines if line.startswith('ERROR') and fragment in line]
+
+
+def check_in(result):
+    """What the summary of the session says about the check-in."""
+    return re.search("check_in='([^']*)'", result.log).group(1)
+
+
+def remembered(played):
+    """The plugin's part of the cookie."""
+    return played.cookie[KEY]
+
+
+def numbers(requests):
+    return ['%s' % request.id for request in requests]
+
+
+def cancelled(world):
+    """The ids of the requests that were cancelled, in order."""
+    return ['%s' % entry.options['RequestID'] for entry in world.tpam.audit
+            if entry.command == 'Cancel' and entry.return_code == 0]
+
+
+def checked_out(world, **sections):
+    """A session that has filed a request and retrieved the password of root."""
+    sections['tpam'] = dict(BY_REQUEST, **sections.get('tpam', {}))
+    played = session(world, **sections)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    return played
+
+
+# ---- cookies whose strings are of either type
+
+NATIVE_STRINGS = """
+import json
+load = json.load
+def native(value, name='', is_key=False):
+    if isinstance(value, dict):
+        return dict((native(key, is_key=True), native(item, key)) for key, item in value.items())
+    if isinstance(value, list):
+        return [native(item, name) for item in value]
+    if isinstance(value, type(u'')) and not isinstance(value, str) and (%s):
+        return value.encode('utf-8')
+    return value
+json.load = lambda stream: native(load(stream))
+"""
+
+
+@pytest.mark.parametrize('are_native', ['True', "name == 'server'", 'is_key', 'not is_key'])
+def test_a_cookie_is_read_whatever_the_type_of_its_strings(world, tmpdir, are_native):
+    """On Python 2, SPS may pass str or unicode, and on any Python the arguments are the same."""
+    tmpdir.join('sitecustomize.py').write(NATIVE_STRINGS % are_native)
+    played = checked_out(world, environment={'PYTHONPATH': str(tmpdir)})
+    assert len(world.tpam.active()) == 1
+    ended = played.call('session_ended')
+    assert world.tpam.active() == []
+    assert check_in(ended) == 'done'
+    assert errors(ended) == []
+
+
+# ---- cookies that cannot be read
+
+NO_COOKIES = ['x', ['x'], 5]
+NOT_OURS = ['x', ['x'], 5]
+NO_LISTS = [5, 'x', {'command': 'Cancel'}]
+NO_ENTRIES = [
+    5, None, 'x', [], ['Cancel', 'WEB01', 'root', 7], {}, {'command': 'Cancel'},
+    {'command': 'Cancel', 'system': 'WEB01', 'account': 'root'},
+    {'command': 'Cancel', 'system': 'WEB01', 'account': 'root', 'request': ['7']},
+    {'command': 'Explode', 'system': 'WEB01', 'account': 'root', 'request': '7'},
+    {'command': None, 'system': 'WEB01', 'account': 'root', 'request': '7'},
+    {'command': ['Cancel'], 'system': 'WEB01', 'account': 'root', 'request': '7'},
+]
+UNREADABLE = (NO_COOKIES + [{KEY: part} for part in NOT_OURS]
+              + [{KEY: {'open': entries}} for entries in NO_LISTS]
+              + [{KEY: {'open': [entry]}} for entry in NO_ENTRIES])
+
+
+@pytest.mark.parametrize('cookie', UNREADABLE, ids=json.dumps)
+def test_a_cookie_that_cannot_be_read_is_an_error_in_every_hook(quick, cookie):
+    for hook in HOOKS:
+        played = session(quick, {'asset': 'WEB01'}, tpam=BY_REQUEST)
+        result = played.call(hook, cookie=cookie)
+        assert result.raised is None
+        assert len(errors(result, 'cannot be read')) == 1
+        if hook == 'session_ended':
+            assert check_in(result) == 'unknown'
+        played.call('session_ended')
+
+
+def test_a_cookie_that_cannot_be_read_is_an_error_end_to_end(world):
+    played = checked_out(world)
+    remembered(played)['open'][0] = 'x'
+    ended = played.call('session_ended')
+    assert ended.raised is None
+    assert len(errors(ended, 'cannot be read')) == 1
+    assert check_in(ended) == 'unknown'
+
+
+@pytest.mark.parametrize('cookie', NO_COOKIES + [{KEY: part} for part in NOT_OURS]
+                         + [{KEY: {'open': [5]}}], ids=json.dumps)
+@pytest.mark.parametrize('hook', ['get_password_list', 'session_ended'])
+def test_where_nothing_is_known_the_error_names_the_notes_to_look_for(quick, hook, cookie):
+    result = session(quick, tpam=BY_REQUEST).call(hook, cookie=cookie)
+    line, = errors(result, 'cannot be read')
+    assert 'SPS,request,session-1' in line
+
+
+@pytest.mark.parametrize('cookie', [None, '', {}, {'other': 'x'}], ids=json.dumps)
+@pytest.mark.parametrize('hook', HOOKS)
+def test_no_cookie_is_no_error(quick, hook, cookie):
+    result = session(quick, {'asset': 'WEB01'}, tpam=BY_REQUEST).call(hook, cookie=cookie)
+    assert result.raised is None
+    assert errors(result) == []
+    if hook == 'session_ended':
+        assert check_in(result) not in ('unknown', 'failed')
+
+
+def test_what_can_be_read_of_a_damaged_entry_is_named(quick):
+    entry = {'command': 'Explode', 'system': 'DB01', 'account': 'adm', 'request': 4711}
+    result = session(quick, tpam=BY_REQUEST).call('session_ended', cookie={KEY: {'open': [entry]}})
+    line, = errors(result, 'cannot be read')
+    for named in ("account='adm'", "request='4711'", "system='DB01'"):
+        assert named in line
+
+
+@pytest.mark.parametrize('damage', ['y' * 100000, {'y': 'y'}, [['y']], None, True, 1e300])
+@pytest.mark.parametrize('name', ['account', 'system', 'request', 'command'])
+def test_whatever_is_in_a_damaged_entry_nothing_raises_and_the_line_is_short(quick, name, damage):
+    entry = {'command': 'Explode', 'system': 'DB01', 'account': 'adm', 'request': 4711}
+    entry[name] = damage
+    result = session(quick, tpam=BY_REQUEST).call('session_ended', cookie={KEY: {'open': [entry]}})
+    assert result.raised is None
+    line, = errors(result, 'cannot be read')
+    assert 'y' * 501 not in line
+    assert len(line) < 2500
+
+
+def test_a_damaged_entry_forges_no_line(quick):
+    forged = "x'\nINFO Session ended; check_in='done"
+    entry = {'command': 'Explode', 'account': forged, 'request': 7}
+    result = session(quick, tpam=BY_REQUEST).call('session_ended', cookie={KEY: {'open': [entry]}})
+    assert len([line for line in result.lines if line.startswith('INFO')]) == 1
+    assert check_in(result) == 'unknown'
+
+
+@pytest.mark.parametrize('damaged', NO_ENTRIES, ids=json.dumps)
+def test_what_can_be_read_is_checked_in_beside_what_cannot(quick, damaged):
+    played = checked_out(quick)
+    remembered(played)['open'].insert(0, damaged)
+    ended = played.call('session_ended')
+    assert quick.tpam.active() == []
+    assert len(errors(ended, 'cannot be read')) == 1
+    assert check_in(ended) == 'unknown'
+
+
+@pytest.mark.parametrize('name, value', [
+    ('hooks', 5), ('hooks', [5, None]), ('given', 'x'), ('given', None), ('returned', 'x'),
+    ('returned', [1]), ('denied', []), ('denied', 'x'), ('server', 7), ('server', ['x']),
+    ('user', {'x': 1}), ('protocol', 22), ('protocol', ['ssh']), ('account', 5), ('system', [5]),
+    ('request', {'x': 1}), ('mode', None),
+])
+@pytest.mark.parametrize('trigger', ['session-ended', 'authentication-completed'])
+def test_damage_elsewhere_in_the_cookie_leaves_nothing_checked_out(quick, name, value, trigger):
+    played = checked_out(quick, check_in_trigger={'default': trigger})
+    remembered(played)[name] = value
+    for hook in ('authentication_completed', 'session_ended'):
+        assert played.call(hook).raised is None
+    assert quick.tpam.active() == []
+    assert len(cancelled(quick)) == 1
+
+
+@pytest.mark.parametrize('name', ['hooks', 'given', 'returned', 'denied', 'server', 'user',
+                                  'protocol', 'account', 'system', 'request', 'mode'])
+def test_a_cookie_with_a_part_missing_leaves_nothing_checked_out(quick, name):
+    played = checked_out(quick)
+    del remembered(played)[name]
+    assert played.call('session_ended').raised is None
+    assert quick.tpam.active() == []
+
+
+def test_a_damaged_cookie_is_remembered_by_the_later_hooks(quick):
+    played = session(quick, tpam=BY_REQUEST)
+    played.cookie = {KEY: 'x'}
+    for hook in ('get_password_list', 'authentication_completed'):
+        assert played.call(hook).raised is None
+    ended = played.call('session_ended')
+    assert check_in(ended) == 'unknown'
+    assert quick.tpam.active() == []
+
+
+def test_a_check_in_that_failed_is_worse_than_an_unknown_one(quick):
+    played = checked_out(quick)
+    remembered(played)['open'].append(5)
+    with refusing(quick, 'Cancel'):
+        ended = played.call('session_ended')
+    assert check_in(ended) == 'failed'
+
+
+def test_what_other_plugins_put_into_the_cookie_survives_a_damaged_part(quick):
+    played = session(quick)
+    played.cookie = {KEY: 5, 'other': {'kept': 1}}
+    played.call('get_password_list')
+    assert played.cookie['other'] == {'kept': 1}
+
+
+# ---- a request of which it is unknown whether it was filed
+
+def filed(world, status=ACTIVE, account='root', session_id='session-1'):
+    """Plant a request that the session has filed -> its Record."""
+    number = world.tpam.add_request('sps', 'WEB01', account, status)
+    request = world.tpam.requests[number]
+    request.options['RequestNotes'] = 'jdoe,SPS,request,%s' % session_id
+    return request
+
+
+def losing(world, carried_out=True, **sections):
+    """A session whose first hook has lost the answer to AddPwdRequest, and was refused the look-up
+    for the request."""
+    sections['tpam'] = dict(BY_REQUEST, **sections.get('tpam', {}))
+    played = session(world, **sections)
+    with broken(world, 'AddPwdRequest', after=carried_out), refusing(world, 'ListRequestDetails'):
+        result = played.call('get_password_list')
+    assert result.credentials == []
+    return played
+
+
+def commands(world, since):
+    return world.tpam.commands()[since:]
+
+
+def test_an_uncertain_request_is_found_by_the_next_hook_and_checked_in(world):
+    played = losing(world)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    ended = played.call('session_ended')
+    assert world.tpam.commands() == [
+        'ListRequestDetails', 'ListRequestDetails', 'Retrieve', 'Cancel']
+    assert len(world.tpam.requests) == 1
+    assert world.tpam.active() == []
+    assert check_in(ended) == 'done'
+
+
+def test_a_hook_that_cannot_look_for_its_request_remembers_it(quick):
+    played = losing(quick)
+    entry, = remembered(played)['open']
+    expected = {'command': 'Cancel', 'system': 'WEB01', 'account': 'root', 'request': None}
+    assert dict((name, entry[name]) for name in expected) == expected
+
+
+@pytest.mark.parametrize('hook', ['get_password_list', 'get_private_key_list'])
+def test_the_next_hook_looks_for_an_uncertain_request_before_it_does_anything_else(quick, hook):
+    quick.tpam.account('WEB01', 'root').key = test_policy.KEY
+    played = losing(quick)
+    before = len(quick.tpam.audit)
+    assert len(played.call(hook).credentials) == 1
+    assert trail(quick, before)[0] == OWN_OPEN
+    assert commands(quick, before)[1:] == [
+        'Retrieve' if hook == 'get_password_list' else 'RetrieveKey']
+    entry, = remembered(played)['open']
+    assert '%s' % entry['request'] == numbers(quick.tpam.active())[0]
+
+
+def test_an_uncertain_request_that_is_pending_is_waited_for(quick):
+    approvers(quick, approve_after=60)
+    played = losing(quick)
+    before = len(quick.tpam.audit)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    asked = commands(quick, before)
+    assert asked[0] == 'ListRequestDetails'
+    assert asked[1:-1] == ['GetPwdRequest'] * (len(asked) - 2)
+    assert asked[-1] == 'Retrieve'
+    assert quick.clock.slept >= 60
+    played.call('session_ended')
+    assert len(quick.tpam.requests) == 1
+    assert quick.tpam.active() == []
+
+
+@pytest.mark.parametrize('failing', [refusing, broken])
+def test_an_uncertain_request_is_not_forgotten_while_it_cannot_be_looked_for(quick, failing):
+    played = losing(quick)
+    with failing(quick, 'ListRequestDetails'):
+        for hook in ('get_private_key_list', 'get_password_list', 'get_password_list'):
+            assert not played.call(hook).credentials
+            assert [entry['request'] for entry in remembered(played)['open']] == [None]
+    assert set(quick.tpam.commands()) <= set(['ListRequestDetails'])
+    ended = played.call('session_ended')
+    assert cancelled(quick) == numbers(quick.tpam.requests.values())
+    assert quick.tpam.active() == []
+    assert check_in(ended) == 'done'
+
+
+def test_an_uncertain_request_is_forgotten_after_a_look_up_that_found_none(quick):
+    played = losing(quick, carried_out=False)
+    before = len(quick.tpam.audit)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    assert commands(quick, before) == ['ListRequestDetails', 'AddPwdRequest', 'Retrieve']
+    entry, = remembered(played)['open']
+    assert entry['request'] is not None
+    played.call('session_ended')
+    assert len(cancelled(quick)) == 1
+    assert quick.tpam.active() == []
+
+
+@pytest.mark.parametrize('others', [
+    {'session_id': 'session-2'}, {'session_id': 'session-1 '}, {'session_id': 'x,session-1'},
+    {'account': 'adm'},
+])
+def test_an_uncertain_request_is_not_taken_for_that_of_another_session_or_account(quick, others):
+    quick.tpam.add_account('WEB01', 'adm', PASSWORD)
+    other = filed(quick, PENDING, **others)
+    played = losing(quick, carried_out=False)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    ended = played.call('session_ended')
+    assert [request.id for request in quick.tpam.active()] == [other.id]
+    assert ended.raised is None
+
+
+def test_of_several_requests_of_the_session_an_active_one_is_used_and_all_are_checked_in(quick):
+    pending = [filed(quick, PENDING), filed(quick, PENDING)]
+    played = losing(quick)
+    pending.append(filed(quick, PENDING))
+    active, = [request for request in quick.tpam.active() if request.status == ACTIVE]
+    before = len(quick.tpam.audit)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    assert commands(quick, before) == ['ListRequestDetails', 'Retrieve']
+    assert '%s' % quick.tpam.audit[-1].options['RequestID'] == '%s' % active.id
+    ended = played.call('session_ended')
+    assert sorted(cancelled(quick)) == sorted(numbers(pending + [active]))
+    assert quick.tpam.active() == []
+    assert check_in(ended) == 'done'
+
+
+def test_several_requests_that_are_found_by_the_hook_that_filed_are_checked_in(quick):
+    filed(quick, PENDING)
+    played = session(quick, tpam=BY_REQUEST)
+    with broken(quick, 'AddPwdRequest', after=True):
+        assert played.call('get_password_list').credentials == [PASSWORD]
+    ended = played.call('session_ended')
+    assert len(cancelled(quick)) == 2
+    assert quick.tpam.active() == []
+    assert check_in(ended) == 'done'
+
+
+def test_several_requests_are_checked_in_by_a_hook_that_fails_too(quick):
+    """SPS drops the cookie of a hook that raises."""
+    filed(quick, PENDING)
+    played = session(quick, tpam=BY_REQUEST)
+    with broken(quick, 'AddPwdRequest', after=True), broken(quick, 'Retrieve'):
+        assert played.call('get_password_list').raised
+    assert len(quick.tpam.requests) == 2
+    assert quick.tpam.active() == []
+
+
+@pytest.mark.parametrize('several', [0, 2])
+def test_the_end_of_the_session_checks_in_every_request_that_it_finds(quick, several):
+    planted = [filed(quick, PENDING) for _ in range(several)]
+    played = losing(quick)
+    ended = played.call('session_ended')
+    assert len(cancelled(quick)) == len(planted) + 1
+    assert quick.tpam.active() == []
+    assert check_in(ended) == 'done'
+
+
+def test_one_request_that_cannot_be_checked_in_keeps_none_of_the_others(quick):
+    planted = [filed(quick, PENDING), filed(quick, PENDING)]
+    played = losing(quick)
+    cancel = quick.tpam.do_Cancel
+
+    def refuse_the_first(user, options):
+        if '%s' % options['RequestID'] == '%s' % planted[0].id:
+            raise Refusal('Cancel is under maintenance')
+        return cancel(user, options)
+    quick.tpam.do_Cancel = refuse_the_first
+    ended = played.call('session_ended')
+    assert [request.id for request in quick.tpam.active()] == [planted[0].id]
+    line, = errors(ended, 'Check-in failed')
+    assert "request='%s'" % planted[0].id in line
+    assert check_in(ended) == 'failed'
+
+
+@pytest.mark.parametrize('trigger', ['session-ended', 'authentication-completed'])
+def test_a_request_that_was_never_found_is_never_said_to_be_checked_in(quick, trigger):
+    played = losing(quick, carried_out=False, check_in_trigger={'default': trigger})
+    completed, ended = played.call('authentication_completed'), played.call('session_ended')
+    warnings = [line for line in completed.lines + ended.lines if line.startswith('WARNING')]
+    assert [line for line in warnings if 'no request was found' in line] != []
+    assert check_in(ended) == 'unknown'
+    assert cancelled(quick) == []
+
+
+def test_a_request_that_was_never_found_is_unknown_although_another_was_checked_in(quick):
+    quick.tpam.add_account('WEB01', 'adm', PASSWORD)
+    played = losing(quick, carried_out=False)
+    assert played.call('get_password_list', server_username='adm').credentials == [PASSWORD]
+    ended = played.call('session_ended')
+    assert len(cancelled(quick)) == 1
+    assert 'no request was found' in ended.log
+    assert check_in(ended) == 'unknown'
+
+
+@pytest.mark.parametrize('failing', [refusing, broken])
+@pytest.mark.parametrize('carried_out', [True, False])
+def test_a_look_up_that_fails_at_the_end_is_a_check_in_that_failed(quick, carried_out, failing):
+    played = losing(quick, carried_out=carried_out)
+    with failing(quick, 'ListRequestDetails'):
+        ended = played.call('session_ended')
+    line, = errors(ended, 'Check-in failed')
+    assert "account='root'" in line and "system='WEB01'" in line
+    assert check_in(ended) == 'failed'
+    assert ended.raised is None
+
+
+@pytest.mark.parametrize('found', [True, False])
+def test_the_hook_that_lost_the_answer_raises_where_a_look_up_found_none(quick, found):
+    played = session(quick, tpam=BY_REQUEST)
+    with broken(quick, 'AddPwdRequest', after=found):
+        result = played.call('get_password_list')
+    assert bool(result.credentials) == found
+    assert bool(errors(result)) != found
+    assert found or 'TpamOutcomeUnknown' in result.raised['type']
+
+
+# ---- a request that is still pending
+
+@pytest.mark.parametrize('hook', ['get_password_list', 'get_private_key_list'])
+def test_a_pending_request_is_waited_for_again_by_the_next_hook(quick, hook):
+    quick.tpam.account('WEB01', 'root').key = test_policy.KEY
+    approvers(quick, key=test_policy.KEY, approve_after=60)
+    played = session(quick, tpam=BY_REQUEST)
+    with refusing(quick, 'GetPwdRequest'):
+        assert played.call(hook).credentials == []
+    pending, before = dict(remembered(played)['open'][0]), len(quick.tpam.audit)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    asked = commands(quick, before)
+    assert asked == ['GetPwdRequest'] * (len(asked) - 1) + ['Retrieve']
+    active, = remembered(played)['open']
+    assert (pending.get('pending'), active.get('pending', False)) == (True, False)
+    played.call('session_ended')
+    assert len(quick.tpam.requests) == 1
+    assert quick.tpam.active() == []
+
+
+def test_an_active_request_is_not_waited_for_again(quick):
+    approvers(quick, approve_after=5)
+    played = checked_out(quick)
+    before = len(quick.tpam.audit)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    assert commands(quick, before) == ['Retrieve']
+
+
+def test_nothing_is_retrieved_by_a_request_that_stays_pending(world):
+    world.tpam.add_account('WEB01', 'root', PASSWORD, min_approvers=1)
+    played = session(world, tpam={'authorization': 'request'},
+                     request={'approval_timeout': '2', 'poll_interval': '1'})
+    with refusing(world, 'GetPwdRequest'):
+        assert played.call('get_password_list').credentials == []
+    result = played.call('get_password_list')
+    assert result.credentials == []
+    assert 'not approved in time' in result.log
+    assert 'Retrieve' not in world.tpam.commands()
+    assert world.tpam.commands().count('AddPwdRequest') == 1
+    assert len(cancelled(world)) == 1
+
+
+def test_a_request_that_was_denied_between_two_hooks_gives_nothing(quick):
+    approvers(quick)
+    played = session(quick, tpam=BY_REQUEST)
+    with refusing(quick, 'GetPwdRequest'):
+        assert played.call('get_password_list').credentials == []
+    number, = quick.tpam.requests
+    quick.tpam.deny(number)
+    result = played.call('get_password_list')
+    assert result.credentials == []
+    assert 'the request is denied' in result.log
+    assert 'Retrieve' not in quick.tpam.commands()
+
+
+def test_a_request_stays_pending_for_as_long_as_the_server_says_nothing_about_it(quick):
+    approvers(quick)
+    played = session(quick, tpam=BY_REQUEST)
+    with refusing(quick, 'GetPwdRequest'):
+        for _ in range(3):
+            assert played.call('get_password_list').credentials == []
+    assert 'Retrieve' not in quick.tpam.commands()
+    played.call('session_ended')
+    assert len(quick.tpam.requests) == 1
+    assert quick.tpam.active() == []
+
+
+# ---- a configuration that breaks during a session
+
+BROKEN = ['nonsense', '[tpam]\nserver=\n', '[tpam]\nserver=tpam.test\nusername=sps\npasword=x\n']
+
+
+def under(text, played):
+    """Give the session another configuration."""
+    played.sps.configuration = text
+    return played
+
+
+@pytest.mark.parametrize('text', BROKEN)
+def test_what_is_checked_out_is_named_although_the_configuration_is_wrong(world, text):
+    world.tpam.add_account('WEB01', 'adm', PASSWORD)
+    played = checked_out(world, check_in={'force_reset': 'yes'})
+    assert played.call('get_password_list', server_username='adm').credentials == [PASSWORD]
+    entries = remembered(played)['open']
+    ended = under(text, played).call('session_ended')
+    assert ended.raised is None
+    assert len(errors(ended, 'Wrong configuration')) >= 1
+    said = errors(ended, 'still checked out')
+    assert len(said) == len(entries) == 4
+    for request in world.tpam.active():
+        assert len([line for line in said if "request='%s'" % request.id in line
+                    and "account='%s'" % request.account in line
+                    and "system='WEB01'" in line]) == 1
+    for account in ('adm', 'root'):
+        assert len([line for line in said if "account='%s'" % account in line
+                    and "system='WEB01'" in line]) == 2
+
+
+def test_an_uncertain_request_is_named_although_the_configuration_is_wrong(quick):
+    ended = under('nonsense', losing(quick)).call('session_ended')
+    line, = errors(ended, 'still checked out')
+    assert "account='root'" in line and "system='WEB01'" in line
+
+
+@pytest.mark.parametrize('text', BROKEN)
+def test_nothing_is_named_that_is_checked_in(quick, text):
+    played = checked_out(quick, check_in_trigger={'default': 'authentication-completed'})
+    played.call('authentication_completed')
+    ended = under(text, played).call('session_ended')
+    assert ended.raised is None
+    assert errors(ended, 'still checked out') == []
+    assert len(errors(ended, 'Wrong configuration')) >= 1
+
+
+def test_a_configuration_that_is_mended_before_the_session_ends_checks_in(quick):
+    played = checked_out(quick, check_in_trigger={'default': 'authentication-completed'})
+    good = played.sps.configuration
+    assert under('nonsense', played).call('authentication_completed').raised is None
+    assert check_in(under(good, played).call('session_ended')) == 'done'
+    assert quick.tpam.active() == []
+
+
+# ---- an alarm that strikes at any line
+
+class Alarm(object):
+    """Inside the block, rings the alarm once: before the n-th line of main.py that runs while the
+    alarm is set. `line` is the number of that line in the file, None if there were fewer."""
+
+    def __init__(self, at):
+        self._left, self.line = at, None
+
+    def __enter__(self):
+        self._handler, self._trace = signal.getsignal(signal.SIGALRM), sys.gettrace()
+        sys.settrace(self._count)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(self._trace)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self._handler)
+
+    def _count(self, frame, event, _):
+        if frame.f_code.co_filename != main.read_configuration.__code__.co_filename:
+            return None
+        if event == 'line' and self.line is None and signal.getitimer(signal.ITIMER_REAL)[0]:
+            self._left -= 1
+            if self._left == 0:
+                self.line = frame.f_lineno
+                signal.getsignal(signal.SIGALRM)(signal.SIGALRM, frame)
+        return self._count
+
+
+def left_after_an_alarm(quick, call):
+    """Play a session by request for each line at which an alarm may strike: `call` is given the
+    session and the alarm -> the lines after which a request was left that no ERROR line names."""
+    played, unsaid = session(quick, tpam=BY_REQUEST), []
+    at, alarm = 0, None
+    while alarm is None or alarm.line is not None:
+        at += 1
+        alarm = Alarm(at)
+        played.cookie, played.calls = {}, []
+        call(played, alarm)
+        played.call('session_ended')
+        for number in numbers(quick.tpam.active()):
+            named = [line for result in played.calls for line in errors(result)
+                     if "request='%s'" % number in line]
+            if not named:
+                unsaid.append(alarm.line)
+        quick.tpam.requests.clear()
+    assert at > 50
+    return unsaid
+
+
+def test_an_alarm_at_whatever_line_of_a_hook_leaves_nothing_checked_out(quick):
+    """SPS drops the cookie of a hook that raises: what it checked out has to be checked in then."""
+    def call(played, alarm):
+        with alarm:
+            played.call('get_password_list')
+    assert left_after_an_alarm(quick, call) == []
+
+
+def test_an_alarm_at_whatever_line_of_a_hook_that_fails_leaves_nothing_checked_out_unsaid(quick):
+    def call(played, alarm):
+        with broken(quick, 'Retrieve'), alarm:
+            played.call('get_password_list')
+    assert left_after_an_alarm(quick, call) == []
+
+
+# In a process of each interpreter, a call is struck before each of its lines in turn. The calls
+# after it ask for other systems, so that an answer to another call is noticed.
+STRUCK_CALLS = """
+class Strike(object):
+    # Strikes when this line of the client runs for the n-th time: at is (line, n).
+    def __init__(self, at=None):
+        self.at, self.ran, self.struck = at, {}, False
+
+    def count(self, frame, event, _):
+        if frame.f_code.co_filename != tpamclient.text.__code__.co_filename:
+            return None
+        if event == 'line':
+            times = self.ran[frame.f_lineno] = self.ran.get(frame.f_lineno, 0) + 1
+            if (frame.f_lineno, times) == self.at and not self.struck:
+                self.struck = True
+                raise tpamclient.TpamTimeout()
+        return self.count
+
+def listed(client, system):
+    try:
+        return client.list_systems(SystemName=system)[0]['SystemName'] == system
+    except Exception:
+        return False
+
+def play(case, strike):
+    settings = dict(case['settings'], servers=[tuple(server) for server in case['servers']])
+    client = tpamclient.TpamClient(settings, tpamclient.Deadline(60), lambda line: None)
+    for system in case['before']:
+        assert listed(client, system)
+    raised = None
+    sys.settrace(strike.count)
+    try:
+        client.list_systems(SystemName='WEB01')
+    except tpamclient.TpamError:
+        pass
+    except Exception:
+        raised = sys.exc_info()[0].__name__
+    finally:
+        sys.settrace(None)
+    if not listed(client, 'DB01') or not listed(client, 'MAIL01'):
+        raised = 'the client is of no use any more'
+    client.close()
+    return raised
+
+def function(case):
+    rehearsal = Strike()
+    assert play(case, rehearsal) is None
+    strikes = [Strike((line, number + 1))
+               for line, times in rehearsal.ran.items() for number in range(times)]
+    outcomes = [(strike.at, play(case, strike)) for strike in strikes]
+    return [len([strike for strike in strikes if strike.struck]),
+            sorted(outcome for outcome in outcomes if outcome[1])]
+"""
+
+
+@pytest.mark.parametrize('before', [[], ['DB01'], ['DB01', 'MAIL01']])
+def test_an_alarm_at_whatever_line_of_a_call_leaves_a_client_that_can_be_used(world, before):
+    for system in ('DB01', 'MAIL01'):
+        world.tpam.add_system(system)
+    servers = [('127.0.0.1', world.serve(certfile=None).port)]
+    settings = {'path': '/RPC2', 'method_prefix': '', 'tls': None, 'proxy': None,
+                'credential': ['sps', API_PASSWORD], 'connect_timeout': 5}
+    (strikes, wrong), = answers(world.python, STRUCK_CALLS, [
+        {'settings': settings, 'servers': servers, 'before': before}])
+    assert strikes > 50
+    assert wrong == []

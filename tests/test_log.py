@@ -1,0 +1,371 @@
+# -*- coding: utf-8 -*-
+"""The log: a stdout that takes nothing stops no check-in, and no form of a secret is in it."""
+from __future__ import unicode_literals
+
+import base64
+import io
+import json
+import re
+import sys
+
+import pytest
+
+import bad_server
+import fake_sps
+import main
+import tpamclient
+from conftest import HERE, PASSWORD
+from fake_tpam import EXPIRED, Refusal
+from sps_child import native
+from test_policy import BY_REQUEST, answers, approvers, quick, session  # noqa: F401
+
+try:
+    from urllib.parse import quote
+except ImportError:
+    from urllib import quote
+
+
+# ---- a stdout that takes nothing
+
+# Runs a hook as sps_child does, after this code has replaced stdout.
+CHILD = '''
+import fcntl, os, sys, time
+sys.path.insert(0, %(here)r)
+import sps_child
+call, result = sps_child.begin()
+%(code)s
+answer = sps_child.run_hook(call)
+sys.stdout = sys.__stdout__     # which the interpreter flushes when it ends
+sps_child.end(result, answer)
+'''
+# A pipe that nobody reads, with room for `room` bytes; its reader stays open.
+FULL_PIPE = '''
+reader, writer = os.pipe()
+flags = fcntl.fcntl(writer, fcntl.F_GETFL)
+fcntl.fcntl(writer, fcntl.F_SETFL, flags | os.O_NONBLOCK)
+try:
+    while True:
+        os.write(writer, b'x' * 4096)
+except OSError:
+    pass
+for _ in range(%(room)d // 4096):
+    os.read(reader, 4096)
+fcntl.fcntl(writer, fcntl.F_SETFL, flags)
+os.dup2(writer, 1)
+'''
+# Another process may fill a pipe between the look at it and the write.
+NEVER_WRITTEN = '''
+class Stream(object):
+    def write(self, line):
+        while True:
+            time.sleep(600)
+    flush = write
+sys.stdout = Stream()
+'''
+
+
+def child(tmpdir, code):
+    """Path of a script for FakeSps.call()."""
+    script = tmpdir.join('child.py')
+    script.write(CHILD % {'here': str(HERE), 'code': code})
+    return str(script)
+
+
+def hook_of(played, script, hook):
+    """The Result of a hook that runs in this script, with the cookie of the session."""
+    arguments = {'session_id': 'session-1'}
+    if hook in fake_sps.GET_HOOKS:
+        arguments = played.arguments
+    return fake_sps.FakeSps.call(played.sps, hook, dict(arguments, cookie=played.cookie), script)
+
+
+# A line may be longer than what a pipe takes at once (PIPE_BUF, 4096 bytes).
+LONG_NAME = 'x' + 498 * '\u2028' + 'x'
+
+ROOMS = pytest.mark.parametrize('room', [0, 4096, 8192])
+
+
+def by_request(world, account='root', level='debug'):
+    arguments = {'server_username': account, 'gateway_username': LONG_NAME}
+    return session(world, arguments, timeout=30, tpam={'authorization': 'request', 'timeout': '8'},
+                   check_in={'force_reset': 'yes'}, logging={'log_level': level})
+
+
+@ROOMS
+@pytest.mark.parametrize('level', ['debug', 'info'])
+def test_a_stdout_that_is_a_full_pipe_stops_no_check_in(world, tmpdir, room, level):
+    world.tpam.add_account('WEB01', LONG_NAME, PASSWORD)
+    played = by_request(world, LONG_NAME, level)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    ended = hook_of(played, child(tmpdir, FULL_PIPE % {'room': room}), 'session_ended')
+    assert not ended.killed
+    assert ended.seconds < 20
+    assert world.tpam.requests[1001].status == EXPIRED
+    assert world.tpam.account('WEB01', LONG_NAME).password != PASSWORD
+
+
+@ROOMS
+def test_a_stdout_that_is_a_full_pipe_keeps_no_password_back(world, tmpdir, room):
+    played = by_request(world)
+    result = hook_of(played, child(tmpdir, FULL_PIPE % {'room': room}), 'get_password_list')
+    assert not result.killed
+    assert result.seconds < 20
+    assert result.credentials == [PASSWORD]
+
+
+@pytest.mark.parametrize('stdout', [FULL_PIPE % {'room': 0}, NEVER_WRITTEN], ids=['pipe', 'stream'])
+def test_a_refusal_that_cannot_be_logged_ends_in_time(world, tmpdir, stdout):
+    world.tpam.account('WEB01', 'root').locked = True
+    played = session(world, timeout=20, tpam={'timeout': '3'})
+    result = hook_of(played, child(tmpdir, stdout), 'get_password_list')
+    assert not result.killed
+    assert not result.died
+    assert result.inside < 10
+
+
+@pytest.mark.parametrize('stdout', [FULL_PIPE % {'room': 0}, NEVER_WRITTEN], ids=['pipe', 'stream'])
+def test_an_error_that_cannot_be_logged_ends_in_time(world, tmpdir, stdout):
+    played = session(world, timeout=20, tpam={'timeout': '3', 'password': 'wrong-password'})
+    result = hook_of(played, child(tmpdir, stdout), 'get_password_list')
+    assert not result.killed
+    assert result.inside < 10
+    assert 'TpamError' in result.raised['type']
+
+
+# ---- a stdout of another kind
+
+def raw(encoding):
+    """-> (a text stream over bytes, the function that gives its text)."""
+    content = io.BytesIO()
+    return io.TextIOWrapper(content, encoding=encoding), lambda: content.getvalue().decode(encoding)
+
+
+def string():
+    stream = io.StringIO()
+    return stream, stream.getvalue
+
+
+def of_a_file(tmpdir):
+    path = str(tmpdir.join('log'))
+    return io.open(path, 'w', encoding='utf-8'), lambda: io.open(path, encoding='utf-8').read()
+
+
+STREAMS = {
+    'StringIO': lambda tmpdir: string(),
+    'TextIOWrapper': lambda tmpdir: raw('utf-8'),
+    'TextIOWrapper in ASCII': lambda tmpdir: raw('ascii'),
+    'TextIOWrapper in Latin-1': lambda tmpdir: raw('iso-8859-1'),
+    'a file': of_a_file,
+}
+
+
+@pytest.mark.parametrize('name', sorted(STREAMS))
+def test_a_line_arrives_in_a_text_stream(quick, tmpdir, monkeypatch, name):  # noqa: F811
+    quick.tpam.add_account('WEB01', 'r\xf6\u5bc6', PASSWORD)
+    plugin = main.Plugin(native(session(quick).sps.configuration))
+    stream, content = STREAMS[name](tmpdir)
+    monkeypatch.setattr(sys, 'stdout', stream)
+    returned = plugin.get_password_list(server_username='r\xf6\u5bc6', server_hostname='web01',
+                                        session_id='session-1', gateway_username='jdoe')
+    monkeypatch.undo()
+    assert returned['passwords'] == [native(PASSWORD)]
+    line, = [line for line in content().splitlines() if line.startswith('INFO ')]
+    account = re.search("account='(.*?)'", line).group(1)
+    assert account.replace('\\xf6', '\xf6').replace('\\u5bc6', '\u5bc6') == 'r\xf6\u5bc6'
+
+
+def test_without_a_stdout_a_request_is_cancelled_all_the_same(quick, monkeypatch):  # noqa: F811
+    played = session(quick, tpam=BY_REQUEST)
+    played.call('get_password_list')
+    plugin = main.Plugin(native(played.sps.configuration))
+    monkeypatch.setattr(sys, 'stdout', None)
+    plugin.session_ended(session_id='session-1', cookie=played.cookie)
+    monkeypatch.undo()
+    assert quick.tpam.active() == []
+
+
+# ---- secrets in another form
+
+def b64(secret, user='sps'):
+    """The value of a Basic header, without the word Basic."""
+    return base64.b64encode(('%s:%s' % (user, secret)).encode('utf-8')).decode('ascii')
+
+
+def percent(text, safe=''):
+    return quote(text.encode('utf-8'), safe=native(safe))
+
+
+def lower_hex(text):
+    return re.sub('%[0-9A-F]{2}', lambda escape: escape.group().lower(), text)
+
+
+def with_escaped_equals(text):
+    return text.replace('=', '\\u003d')
+
+
+def json_string(text, **options):
+    return json.dumps(text, **options)[1:-1]
+
+
+# One for each length of padding, with + and / in the value and whatever the forms write otherwise.
+SECRETS = ['kQ7?>~\xfbz"W9\\v\xe9=%Lm4' + end for end in ('', 'x', 'xY')]
+
+
+def as_it_is(text):
+    return text
+
+
+PASSWORD_FORMS = {  # name -> what a server makes of a password
+    'as it is': as_it_is,
+    'percent-encoded': percent,
+    'percent-encoded in lower case': lambda text: lower_hex(percent(text)),
+    'percent-encoded but for slashes': lambda text: percent(text, '/'),
+    'JSON': json_string,
+    'JSON in UTF-8': lambda text: json_string(text, ensure_ascii=False),
+    'JSON with escaped =': lambda text: with_escaped_equals(json_string(text)),
+    'JSON in UTF-8 with escaped =': lambda text: with_escaped_equals(
+        json_string(text, ensure_ascii=False)),
+}
+BASIC_FORMS = {     # name -> what it makes of the value of a Basic header
+    'as it is': as_it_is,
+    'without =': lambda text: text.rstrip('='),
+    'percent-encoded': percent,
+    'percent-encoded in lower case': lambda text: lower_hex(percent(text)),
+    'with escaped =': with_escaped_equals,
+    'with escaped = in upper case': lambda text: text.replace('=', '\\u003D'),
+}
+EVERY_FORM = ([('password', name) for name in sorted(PASSWORD_FORMS)]
+              + [('Basic', name) for name in sorted(BASIC_FORMS)])
+
+
+def shown_as(form, secret, user='sps'):
+    """The password of this user in one of EVERY_FORM."""
+    kind, name = form
+    if kind == 'Basic':
+        return BASIC_FORMS[name](b64(secret, user))
+    return PASSWORD_FORMS[name](secret)
+
+
+PADDING = '(=|%3[Dd]|\\\\u003[Dd])+$'
+
+
+def parts(text, size=4):
+    """Every part of a text that is `size` characters long, as it is and as the log writes it."""
+    found = set()
+    for whole in (text, tpamclient.escaped(text)):
+        found.update(whole[start:start + size] for start in range(len(whole) - size + 1))
+    return found
+
+
+def leaked(form, *results):
+    """The parts of a form of a secret that are in the log, the exception or the cookie of a hook.
+
+    The padding of base64 is no secret.
+    """
+    secret_form = re.sub(PADDING, '', form)
+    seen = []
+    for result in results:
+        seen += [result.log, json.dumps(result.raised, ensure_ascii=False)]
+        if isinstance(result.returned, dict):
+            cookies = [result.returned.get(name) for name in ('cookie', 'session_cookie')]
+            seen.append(json.dumps(cookies, ensure_ascii=False))
+    return sorted(part for part in parts(secret_form) if any(part in text for text in seen))
+
+
+def echo(world, message):
+    """The server refuses every credential in these words."""
+    def refuse(user, options):
+        raise Refusal(message)
+    for command in ('Retrieve', 'AddPwdRequest'):
+        setattr(world.tpam, 'do_' + command, refuse)
+
+
+@pytest.mark.parametrize('secret', SECRETS)
+@pytest.mark.parametrize('form', EVERY_FORM, ids=' '.join)
+def test_no_form_of_the_api_password_is_seen(quick, form, secret):  # noqa: F811
+    shown = shown_as(form, secret)
+    quick.tpam.add_user('sps', secret)
+    echo(quick, 'no: %s.' % shown)
+    for mode in ({}, BY_REQUEST):
+        result = session(quick, tpam=dict(mode, password=secret)).call('get_password_list')
+        assert result.credentials == []
+        assert leaked(shown, result) == []
+        assert "reason='no: ********" in result.log
+
+
+@pytest.mark.parametrize('form', EVERY_FORM, ids=' '.join)
+def test_no_form_of_the_gateway_password_is_seen(quick, form):  # noqa: F811
+    shown = shown_as(form, SECRETS[1], 'jdoe')
+    echo(quick, 'no: %s.' % shown)
+    result = session(quick, {'gateway_password': SECRETS[1]}).call('get_password_list')
+    assert leaked(shown, result) == []
+
+
+@pytest.mark.parametrize('form', EVERY_FORM, ids=' '.join)
+def test_no_form_of_the_password_of_the_proxy_is_seen(quick, form):  # noqa: F811
+    shown = shown_as(form, SECRETS[1], 'proxy-user')
+    echo(quick, 'no: %s.' % shown)
+    with bad_server.tunnel() as proxy:
+        played = session(quick, https_proxy={'server': '127.0.0.1', 'port': proxy.port,
+                                             'username': 'proxy-user', 'password': SECRETS[1]})
+        result = played.call('get_password_list')
+    assert result.credentials == []
+    assert leaked(shown, result) == []
+
+
+@pytest.mark.parametrize('secret', ['zq7-wxk9-mvb4-hh3j', 'zq7?wxk9=mvb4&hh3j'])
+@pytest.mark.parametrize('form', ['as it is', 'percent-encoded', 'JSON with escaped ='])
+def test_no_password_gets_into_the_cookie_with_a_status(quick, form, secret):  # noqa: F811
+    shown = PASSWORD_FORMS[form](secret).lower()
+    approvers(quick)
+    quick.tpam.add_user('sps', secret)
+    answers(quick, 'GetPwdRequest', {'RequestID': '1001', 'RequestStatus': 'Denied: ' + shown})
+    played = session(quick, tpam=dict(BY_REQUEST, password=secret))
+    hooks = ('get_password_list', 'get_password_list', 'session_ended')
+    results = [played.call(hook) for hook in hooks]
+    assert leaked(shown, *results) == []
+
+
+# ---- secrets where the log cuts a value
+
+CUT = tpamclient.MAX_SHOWN
+
+
+SOME_FORMS = pytest.mark.parametrize('form', [
+    ('password', 'as it is'), ('password', 'percent-encoded'), ('password', 'JSON with escaped ='),
+    ('Basic', 'as it is'), ('Basic', 'without ='), ('Basic', 'percent-encoded in lower case'),
+], ids=' '.join)
+
+
+@SOME_FORMS
+def test_no_part_of_a_secret_is_seen_where_the_log_cuts_a_value(quick, form):  # noqa: F811
+    secret = SECRETS[0]
+    shown = shown_as(form, secret)
+    quick.tpam.add_user('sps', secret)
+    for at in range(CUT - len(shown) - 10, CUT + 1):
+        echo(quick, '.' * at + shown)
+        result = session(quick, tpam={'password': secret}).call('get_password_list')
+        assert leaked(shown, result) == []
+
+
+@SOME_FORMS
+def test_no_part_of_a_secret_is_seen_wherever_a_long_text_is_cut(quick, form):  # noqa: F811
+    """Masking makes a text shorter: where it is cut first, its end may be in what is shown."""
+    secret = SECRETS[0]
+    shown = shown_as(form, secret)
+    quick.tpam.add_user('sps', secret)
+    for before in range(len(shown)):
+        echo(quick, '.' * before + shown * (80 * 1024 // len(shown)))
+        result = session(quick, tpam={'password': secret}).call('get_password_list')
+        assert leaked(shown, result) == []
+
+
+def test_no_part_of_a_secret_that_is_longer_than_a_value_in_the_log_is_seen(quick):  # noqa: F811
+    secret = ''.join('%x-%d;' % (number * 7919, number) for number in range(100, 200))
+    assert len(secret) > CUT
+    quick.tpam.add_user('sps', secret)
+    for shown in (secret, b64(secret), b64(secret).rstrip('='), percent(secret)):
+        echo(quick, 'no: %s.' % shown)
+        result = session(quick, tpam={'password': secret}).call('get_password_list')
+        assert leaked(shown, result) == []
+        assert "reason='no: ********" in result.log
