@@ -18,7 +18,7 @@ $(VENV)/ready: tests/requirements.txt
 	@touch $@
 
 demo: $(VENV)/ready
-	$(BIN)/python tests/demo.py
+	$(BIN)/python tools/demo.py
 
 test: $(VENV)/ready
 	$(BIN)/tox run-parallel --parallel 3 --parallel-live
@@ -27,7 +27,7 @@ lint: $(VENV)/ready
 	$(BIN)/tox run -e lint
 
 package: $(VENV)/ready
-	$(BIN)/python tests/package.py
+	$(BIN)/python tools/package.py
 
 bench: $(VENV)/ready
 	$(BIN)/pip --quiet --disable-pip-version-check install matplotlib
@@ -36,7 +36,7 @@ bench: $(VENV)/ready
 		$(VENV)/sdk/bin/pip --quiet --disable-pip-version-check install --no-deps \
 			oneidentity-safeguard-sessions-plugin-sdk; }
 	$(BIN)/tox run --notest --skip-env lint
-	$(BIN)/python tests/bench.py
+	$(BIN)/python tools/bench.py
 
 clean:
 	rm -rf $(VENV) .tox dist

@@ -15,7 +15,9 @@ import sys
 import pytest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [os.path.dirname(HERE), HERE]
+ROOT = os.path.dirname(HERE)
+TOOLS = os.path.join(ROOT, 'tools')
+sys.path[:0] = [ROOT, HERE, TOOLS]
 sys.dont_write_bytecode = True
 
 import shim  # noqa: E402

@@ -12,8 +12,8 @@ import parso
 
 import package
 
-TOOL = ('tests/try_plugin.py', 'tests/fake_sps.py', 'tests/sps_child.py', 'tests/check_child.py',
-        'tests/package.py')
+TOOL = ('tools/try_plugin.py', 'tools/fake_sps.py', 'tools/sps_child.py', 'tools/check_child.py',
+        'tools/package.py', 'tools/program.py')
 CHECKED = [os.path.join(package.ROOT, name) for name in package.MODULES + TOOL]
 
 

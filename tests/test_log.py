@@ -14,7 +14,7 @@ import bad_server
 import fake_sps
 import main
 import tpamclient
-from conftest import HERE, PASSWORD
+from conftest import PASSWORD, TOOLS
 from fake_tpam import EXPIRED, Refusal
 from sps_child import native
 from test_policy import BY_REQUEST, answers, approvers, quick, session  # noqa: F401
@@ -30,7 +30,7 @@ except ImportError:
 # Runs a hook as sps_child does, after this code has replaced stdout.
 CHILD = '''
 import fcntl, os, sys, time
-sys.path.insert(0, %(here)r)
+sys.path.insert(0, %(tools)r)
 import sps_child
 call, result = sps_child.begin()
 %(code)s
@@ -67,7 +67,7 @@ sys.stdout = Stream()
 def child(tmpdir, code):
     """Path of a script for FakeSps.call()."""
     script = tmpdir.join('child.py')
-    script.write(CHILD % {'here': str(HERE), 'code': code})
+    script.write(CHILD % {'tools': str(TOOLS), 'code': code})
     return str(script)
 
 

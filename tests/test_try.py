@@ -17,7 +17,7 @@ from bad_server import Port
 from conftest import API_PASSWORD, GATEWAY_PASSWORD, PASSWORD, certificate, configuration
 from fake_tpam import ACTIVE, PENDING
 
-PROGRAM = os.path.join(package.ROOT, 'tests', 'try_plugin.py')
+PROGRAM = os.path.join(package.ROOT, 'tools', 'try_plugin.py')
 ARGUMENTS = ['server_username=root', 'server_ip=10.0.0.5', 'gateway_username=jdoe']
 
 
@@ -267,7 +267,7 @@ def test_what_one_hook_leaves_checked_out_is_given_back_by_the_command_that_it_p
     world.tpam.account('WEB01', 'root').min_approvers = 0
     status, output = tool.run('run', 'get_password_list', *ARGUMENTS)
     assert status == 0 and len(world.tpam.active()) == 1
-    command = re.search('^  python3 (tests/.*)', output, re.M).group(1)
+    command = re.search('^  python3 (tools/.*)', output, re.M).group(1)
     assert subprocess.call('"%s" %s >&2' % (world.python, command), shell=True, cwd=package.ROOT) == 0
     assert world.tpam.active() == []
 
@@ -301,7 +301,7 @@ def test_an_interpreter_without_the_packages_is_told_which(tool, tmpdir):
 def test_the_examples_of_the_help_are_commands_that_it_takes(tool):
     import try_plugin
     output = tool.run('--help')[1]
-    examples = re.findall('^  python3 tests/try_plugin.py (.*)', output.replace('\\\n', ''), re.M)
+    examples = re.findall('^  python3 tools/try_plugin.py (.*)', output.replace('\\\n', ''), re.M)
     assert len(examples) > 2
     for example in examples:
         assert try_plugin.parsed(example.split())[0].config == 'my.cfg'

@@ -13,18 +13,20 @@ import sys
 import tempfile
 import time
 
-import bad_server
 import fake_sps
 import package
 from bench_child import COLUMN_COUNT, ROW_COUNT
-from certs import make as certs
-from fake_tpam import FakeTpam, FakeTpamServer, Writer
+from program import TESTS
+sys.path.insert(1, TESTS)
+import bad_server  # noqa: E402
+from certs import make as certs  # noqa: E402
+from fake_tpam import FakeTpam, FakeTpamServer, Writer  # noqa: E402
 
 RUNS = int(os.environ.get('BENCH_RUNS', '41'))
-CHILD = os.path.join(package.ROOT, 'tests', 'bench_child.py')
+CHILD = os.path.join(package.ROOT, 'tools', 'bench_child.py')
 CA = certs.path('ca')
 PLUGIN = tempfile.mkdtemp()  # the modules, and where each interpreter keeps them compiled
-ENVIRONMENT = {'PATH': os.environ['PATH'], 'PLUGIN': PLUGIN, 'LC_ALL': 'C.UTF-8'}
+ENVIRONMENT = {'PATH': os.environ['PATH'], 'PLUGIN': PLUGIN, 'SHIM': TESTS, 'LC_ALL': 'C.UTF-8'}
 
 
 def interpreters():

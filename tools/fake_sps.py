@@ -20,6 +20,8 @@ import threading
 import time
 import zipfile
 
+from program import TESTS
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 GET_HOOKS = {'get_password_list': 'passwords', 'get_private_key_list': 'private_keys',
              'get_remote_app_credentials': 'passwords'}
@@ -90,7 +92,7 @@ class FakeSps(object):
         """Runs one hook in a process of its own -> Result. All arguments must be JSON. The first Ctrl-C ends the hook
         as its time limit would; raises Interrupted then. script: what to run, of the files beside this one."""
         call = {'directory': self.directory, 'configuration': self.configuration, 'hook': hook, 'arguments': arguments,
-                'text': self.text, 'shim': HERE, 'nameserver': self.nameserver}
+                'text': self.text, 'shim': TESTS, 'nameserver': self.nameserver}
         environment = {'PATH': os.environ.get('PATH', ''), 'LC_ALL': 'C', 'TMPDIR': tempfile.gettempdir(),
                        'PYTHONDONTWRITEBYTECODE': '1'}
         environment.update(self.environment)

@@ -6,27 +6,30 @@ output of zlib changes with its version.
 from __future__ import print_function
 
 from contextlib import closing
+import glob
 import io
 import os
 import re
 import sys
 import zipfile
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-MODULES = ('main.py', 'tpamclient.py', 'sshkey.py')
+from program import ROOT
+
+MODULES = tuple(sorted(os.path.basename(path) for pattern in ('main.py', 'tpam*.py', 'sshkey.py')
+                       for path in glob.glob(os.path.join(ROOT, pattern))))
 CONTENTS = ('MANIFEST',) + MODULES + ('default.cfg', 'LICENSE')
 MAX_ZIP = 20 * 1000 * 1000
 MAX_DEFAULT_CFG = 10 * 1024
 
 
-def build(target, root=ROOT):
+def build(target):
     """Writes the zip to this path."""
     with closing(zipfile.ZipFile(target, 'w', zipfile.ZIP_STORED)) as plugin:
         for name in CONTENTS:
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             entry.create_system = 3  # Unix, also where it is built on another system
             entry.external_attr = 0o644 << 16
-            with open(os.path.join(root, name), 'rb') as content:
+            with open(os.path.join(ROOT, name), 'rb') as content:
                 plugin.writestr(entry, content.read())
 
 

@@ -18,10 +18,11 @@ import time
 
 import fake_sps
 import package
-from fake_tpam import FakeTpam, FakeTpamServer
+from program import TESTS
+sys.path.insert(1, TESTS)
+from fake_tpam import FakeTpam, FakeTpamServer  # noqa: E402
 
 PASSWORD, API_PASSWORD = 'Winter;#is"coming', 'demo-api-password'
-TESTS = os.path.dirname(os.path.abspath(__file__))
 
 
 def path(*names):

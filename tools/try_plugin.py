@@ -54,12 +54,12 @@ as ********, and log lines as they come. Ctrl-C gives back what was checked out.
 Exit status: 0 if it works, 1 if not, 2 for a mistake on the command line, 130 for Ctrl-C.
 
 Examples:
-  python3 tests/try_plugin.py check --config my.cfg
-  python3 tests/try_plugin.py session --config my.cfg server_username=root \\
+  python3 tools/try_plugin.py check --config my.cfg
+  python3 tools/try_plugin.py session --config my.cfg server_username=root \\
       server_ip=10.0.0.5 server_hostname=web01.example.com gateway_username=jdoe
-  python3 tests/try_plugin.py run get_private_key_list --config my.cfg --json \\
+  python3 tools/try_plugin.py run get_private_key_list --config my.cfg --json \\
       protocol=ssh server_username=root server_ip=10.0.0.5 gateway_username=jdoe
-  python3 tests/try_plugin.py check --config my.cfg --python python2.6
+  python3 tools/try_plugin.py check --config my.cfg --python python2.6
 """
 
 
@@ -273,7 +273,7 @@ class Trial(object):
         if self.checked_out():
             words = [u'--config', text(self.options.config), u'session_id=' + self.session.arguments['session_id'],
                      u'cookie=' + json.dumps(self.session.cookie, separators=(',', ':'))]
-            self.say(u'Still checked out. To give it back:\n  python3 tests/try_plugin.py run session_ended '
+            self.say(u'Still checked out. To give it back:\n  python3 tools/try_plugin.py run session_ended '
                      + u' '.join(quoted(word) for word in words))
 
     def as_json(self, result):

@@ -1,4 +1,4 @@
-"""What tests/bench.py measures, one process each: bench_child.py MODE PORT CA_FILE. Python 2.6 code.
+"""What tools/bench.py measures, one process each: bench_child.py MODE PORT CA_FILE. Python 2.6 code.
 
 Prints the peak of its memory in KiB at the end (getrusage's would be that of the process that started it). The plugin
 is read from the folder PLUGIN.
@@ -44,6 +44,7 @@ def plugin():
     """The plugin's modules, with the shim where they need it."""
     sys.path.insert(0, os.environ['PLUGIN'])
     if sys.version_info[0] > 2:
+        sys.path.append(os.environ['SHIM'])
         import shim
         shim.install()
 
