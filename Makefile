@@ -30,11 +30,6 @@ package: $(VENV)/ready
 	$(BIN)/python tools/package.py
 
 bench: $(VENV)/ready
-	$(BIN)/pip --quiet --disable-pip-version-check install matplotlib
-	test -d $(VENV)/sdk || { $(PYTHON3) -m venv $(VENV)/sdk && \
-		$(VENV)/sdk/bin/pip --quiet --disable-pip-version-check install requests paramiko pyyaml pyopenssl && \
-		$(VENV)/sdk/bin/pip --quiet --disable-pip-version-check install --no-deps \
-			oneidentity-safeguard-sessions-plugin-sdk; }
 	$(BIN)/tox run --notest --skip-env lint
 	$(BIN)/python tools/bench.py
 

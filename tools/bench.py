@@ -1,9 +1,14 @@
-"""Measures what a hook costs, side by side with bare scripts, and writes docs/benchmarks.md and docs/benchmarks.svg.
+"""Measure hooks beside bare scripts, and write docs/benchmarks.md and docs/benchmarks.svg.
 
-Whole processes, median of many runs taken in turn, as ratios: seconds of one machine say little about another's.
+Whole processes are measured, and medians of many runs that take turns are compared. The figures are
+ratios, because the seconds of one machine say little about another's.
+
+Environment variables: PLUGIN_PYTHONS names interpreters beside those of the environments that tox
+made; BENCH_RUNS is the number of runs.
 """
 from __future__ import print_function
 
+import json
 import os
 import platform
 import shutil
@@ -12,173 +17,33 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent import futures
 
 import fake_sps
 import package
-from bench_child import COLUMN_COUNT, ROW_COUNT
-from program import TESTS
-sys.path.insert(1, TESTS)
+import program
+from bench_child import COLUMN_COUNT, ROW_COUNT, SESSION
+sys.path.insert(1, program.TESTS)
 import bad_server  # noqa: E402
 from certs import make as certs  # noqa: E402
 from fake_tpam import FakeTpam, FakeTpamServer, Writer  # noqa: E402
 
 RUNS = int(os.environ.get('BENCH_RUNS', '41'))
-CHILD = os.path.join(package.ROOT, 'tools', 'bench_child.py')
+CROWD = 50  # processes at once
+CHILD = os.path.join(program.ROOT, 'tools', 'bench_child.py')
+DOCS = os.path.join(program.ROOT, 'docs')
 CA = certs.path('ca')
-PLUGIN = tempfile.mkdtemp()  # the modules, and where each interpreter keeps them compiled
-ENVIRONMENT = {'PATH': os.environ['PATH'], 'PLUGIN': PLUGIN, 'SHIM': TESTS, 'LC_ALL': 'C.UTF-8'}
+TOX = ('py27', 'py36', 'py37', 'py38', 'py39', 'py310', 'py311', 'py312', 'py313')
 
-
-def interpreters():
-    """[(name, path)] of those that have lxml and dnspython: PLUGIN_PYTHONS, and the environments that tox made."""
-    found = []
-    candidates = os.environ.get('PLUGIN_PYTHONS', '').split()
-    for name in ('py27', 'py36', 'py37', 'py38', 'py39', 'py310', 'py311', 'py312', 'py313'):
-        candidates.append(os.path.join(package.ROOT, '.tox', name, 'bin', 'python'))
-    for path in candidates:
-        try:
-            version = subprocess.check_output(
-                [path, '-c', 'import sys, lxml.etree, dns.resolver; print(sys.version.split()[0])'],
-                stderr=subprocess.DEVNULL)
-            found.append((version.decode('ascii').strip(), path))
-        except (OSError, subprocess.CalledProcessError):
-            pass
-    return found
-
-
-class Cost(object):
-    """wall and cpu in seconds, and the output, of one process."""
-
-    def __init__(self, command):
-        began = time.perf_counter()
-        child = subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        self.output = child.stdout.read()
-        _, status, usage = os.wait4(child.pid, 0)
-        self.wall = time.perf_counter() - began
-        child.returncode = status
-        if status:
-            raise SystemExit('%s failed' % ' '.join(command))
-        self.cpu = usage.ru_utime + usage.ru_stime
-
-
-def medians(python, modes, port, runs):
-    """Runs the modes of bench_child in turn -> {mode: (wall, cpu, memory in KiB)}, medians."""
-    costs = dict((mode, []) for mode in modes)
-    for run in range(runs + 1):
-        for mode in modes:
-            cost = Cost([python, CHILD, mode, str(port), CA])
-            cost.memory = int(cost.output)
-            if run:  # the first compiles the modules and fills caches
-                costs[mode].append(cost)
-    return dict((mode, tuple(statistics.median(getattr(cost, figure) for cost in taken)
-                             for figure in ('wall', 'cpu', 'memory'))) for mode, taken in costs.items())
-
-
-def tpam():
-    """WEB01 and its root."""
-    made = FakeTpam()
-    made.add_system('WEB01', '10.0.0.5')
-    made.add_account('WEB01', 'root', 'password', custom1='root', custom2='WEB01')
-    made.add_user('sps', 'api-password')
-    made.add_user('jdoe')
-    made.add_policy('jdoe', 'WEB01', 'root', 'Root')
-    return made
-
-
-def long_answer():
-    """The body of a list answer of ROW_COUNT x COLUMN_COUNT."""
-    rows = [dict(('Column%02d' % column, 'value %d of %d' % (column, row)) for column in range(COLUMN_COUNT))
-            for row in range(ROW_COUNT)]
-    return Writer('plain').response({'returnCode': 0, 'message': '', 'count': ROW_COUNT, 'rows': rows})
-
-
-def long_server(body):
-    """A server that answers every request with this body, over TLS."""
-    answer = (b'HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n' % len(body)) + body
-
-    def behave(connection):
-        bad_server.read_request(connection)
-        connection.sendall(answer)
-    return bad_server.Server(behave, certs.path('good'))
-
-
-def against(figure, target, reached, form='%.2f'):
-    """A figure as a cell of a table; marked where it has a target and does not reach it."""
-    return form % figure + ('' if target is None or reached else ' ✗')
-
-
-def table(heads, rows):
-    """A table in Markdown."""
-    lines = ['| %s |' % ' | '.join(str(cell) for cell in row) for row in [heads] + rows]
-    return '\n'.join(lines[:1] + ['|' + '---|' * len(heads)] + lines[1:])
-
-
-# ---- the tables
-
-def one_hook(pythons):
-    """A hook process against the bare scripts, per interpreter."""
-    rows, shown = [], []
-    with FakeTpamServer(tpam(), certfile=certs.path('good')) as server:
-        for version, python in pythons:
-            cost = medians(python, ('plain', 'floor', 'hook'), server.port, RUNS)
-            plain, floor, hook = [cost[mode] for mode in ('plain', 'floor', 'hook')]
-            ratios = [hook[figure] / base[figure] for figure in (0, 1, 2) for base in (plain, floor)]
-            cells = ['%.2f' % ratio for ratio in ratios]
-            cells[1] = against(ratios[1], 1.15 if version < '3' else None, ratios[1] <= 1.15)
-            rows.append([version, '%.0f ms' % (1000 * hook[0])] + cells)
-            shown.append((version, [1.0, floor[0] / plain[0], hook[0] / plain[0]]))
-    return table(['Python', 'hook', 'wall / plain', 'wall / floor', 'CPU / plain', 'CPU / floor', 'memory / plain',
-                  'memory / floor'], rows), shown
-
-
-def first_run(pythons):
-    """What compiling the modules costs, where the appliance cannot keep the compiled ones."""
-    compiling = ("import sys, time\nsources = [open(path).read() for path in sys.argv[1:]]\nbegan = time.time()\n"
-                 "for source in sources: compile(source, 'module', 'exec')\nprint('%.6f' % (time.time() - began))")
-    modules = [os.path.join(PLUGIN, name) for name in package.MODULES]
-    rows = []
-    for version, python in pythons:
-        taken = [float(Cost([python, '-c', compiling] + modules).output) for _ in range(7)]
-        rows.append([version, '%.0f ms' % (1000 * statistics.median(taken))])
-    return table(['Python', 'compiling takes'], rows)
-
-
-def vendor_sdk(pythons):
-    """A hook process against importing what the vendor's own TPAM plugin imports on Python 3."""
-    sdk = os.path.join(package.ROOT, '.venv', 'sdk', 'bin', 'python')  # made by make bench
-    imported = 'import safeguard.sessions.plugin, requests, paramiko'
-    if not os.path.exists(sdk):
-        return None
-    rows = []
-    with FakeTpamServer(tpam(), certfile=certs.path('good')) as server:
-        for version, python in pythons:
-            ours, theirs = [], []
-            for run in range(RUNS + 1):
-                ours.append(Cost([python, CHILD, 'hook', str(server.port), CA]).wall)
-                theirs.append(Cost([sdk, '-c', imported]).wall)
-            ratio = statistics.median(ours[1:]) / statistics.median(theirs[1:])
-            rows.append([version, against(ratio, 0.25, ratio <= 0.25)])
-    version = subprocess.check_output([sdk, '-c', 'import sys; print(sys.version.split()[0])']).decode('ascii').strip()
-    return table(['Python', 'hook / import of the SDK, requests and paramiko on Python ' + version], rows)
-
-
-def long_list(pythons):
-    """A list of ROW_COUNT x COLUMN_COUNT: whole process, and decoding alone."""
-    rows, body = [], long_answer()
-    with long_server(body) as server:
-        for version, python in pythons:
-            cost = medians(python, ('list_plain', 'list_plugin'), server.port, max(5, RUNS // 4))
-            plain, plugin = cost['list_plain'], cost['list_plugin']
-            child = subprocess.Popen([python, CHILD, 'decode'], env=ENVIRONMENT, stdin=subprocess.PIPE,
-                                     stdout=subprocess.PIPE)
-            loads, decode, _ = [float(line) for line in child.communicate(body)[0].split()]
-            of_27 = version.startswith('2.7') or None
-            faster = 2 if version > '3' else 3.5
-            rows.append([version, against(plugin[0] / plain[0], of_27, plugin[0] / plain[0] <= 0.5),
-                         against(plugin[2] / plain[2], of_27, plugin[2] / plain[2] <= 1.3),
-                         against(loads / decode, faster, loads / decode >= faster, '%.1f')])
-    return table(['Python', 'wall / plain', 'memory / plain', 'decoding: times as fast as xmlrpclib.loads'], rows)
-
+# Figure: (what it is, the most that it should be, the interpreters that this is meant for)
+FIGURES = {
+    'hook': ('one hook / floor', 1.15, ('2.6', '2.7')),
+    'session': ('four hooks / four floors', 0.80, ('2.6', '2.7')),
+    'ended': ('session_ended / floor', 0.45, ('2.7',)),
+    'hook_memory': ('memory: one hook / floor', None, ()),
+    'ended_memory': ('memory: session_ended / floor', None, ()),
+}
+TIMES = ('hook', 'session', 'ended')
 
 MODES = (
     ('gateway, hostname', {'system_name_resolver': 'hostname'}),
@@ -190,160 +55,343 @@ MODES = (
 )
 
 
-def configuration(port, options):
-    """Configuration text for a server on this port."""
-    options = dict({'server': 'localhost:%d' % port, 'username': 'sps', 'password': 'api-password'}, **options)
-    return '[tpam]\n%s\n[tls]\nca_cert=%s\n' % (
-        '\n'.join('%s=%s' % option for option in sorted(options.items())),
-        open(CA).read().strip().replace('\n', '\n '))
+def interpreters():
+    """Return [(version, path)] of those that can run the plugin; this one if there is no other."""
+    candidates = os.environ.get('PLUGIN_PYTHONS', '').split()
+    candidates += [os.path.join(program.ROOT, '.tox', name, 'bin', 'python') for name in TOX]
+    found = []
+    for path in candidates:
+        try:
+            _, versions = fake_sps.interpreter([path])
+        except program.Mistake:
+            continue
+        found.append((versions.split()[1].rstrip(','), path))
+    if not found:
+        path, versions = fake_sps.interpreter([sys.executable])
+        found.append((versions.split()[1].rstrip(','), path))
+    return found
 
 
-def round_trips(python, plugin):
-    """Calls and handshakes of get_password_list in each mode, counted at the server, and its time over slow links."""
+# ---- the far side
+
+def tpam():
+    """Return a FakeTpam with WEB01 and its root, who has a password and a key."""
+    made = FakeTpam()
+    made.add_system('WEB01', '10.0.0.5')
+    with open(os.path.join(program.TESTS, 'keys', 'rsa-3072.openssh')) as key:
+        made.add_account('WEB01', 'root', 'password', key.read(), custom1='root', custom2='WEB01')
+    made.add_user('sps', 'api-password')
+    made.add_user('jdoe')
+    made.add_policy('jdoe', 'WEB01', 'root', 'Root')
+    return made
+
+
+def list_server():
+    """Return a server that answers every request with ROW_COUNT rows, over TLS."""
+    rows = []
+    for row in range(ROW_COUNT):
+        rows.append(dict(('Column%02d' % column, 'value %d of %d' % (column, row))
+                         for column in range(COLUMN_COUNT)))
+    answer = {'returnCode': 0, 'message': '', 'count': ROW_COUNT, 'rows': rows}
+    body = Writer('plain').response(answer)
+    head = b'HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n' % len(body)
+
+    def behave(connection):
+        bad_server.read_request(connection)
+        connection.sendall(head + body)
+    return bad_server.Server(behave, certs.path('good'))
+
+
+# ---- measuring
+
+class Bench(object):
+    """Start processes of bench_child.py against the server on a port.
+
+    directory: where the plugin's modules are.
+    """
+
+    def __init__(self, directory, port):
+        self.port = port
+        self.environment = {'PATH': os.environ['PATH'], 'LC_ALL': 'C.UTF-8', 'PLUGIN': directory,
+                            'SHIM': program.TESTS}
+
+    def run(self, python, mode, cookies=None):
+        """Run one process -> (seconds, memory in KiB, the cookies that it leaves)."""
+        command = [python, CHILD, mode, str(self.port), CA, json.dumps(cookies or {})]
+        began = time.perf_counter()
+        child = subprocess.run(command, env=self.environment, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE,
+                               start_new_session=True)  # Ctrl-C is for this program alone
+        seconds = time.perf_counter() - began
+        if child.returncode:
+            raise program.Mistake('%s failed on %s, see above' % (mode, python))
+        answer = json.loads(child.stdout.decode('ascii'))
+        return seconds, answer['memory'], answer['cookies']
+
+    def session(self, python, modes):
+        """Run these hooks, or scripts, one after the other -> whether all of them succeeded."""
+        cookies = {}
+        try:
+            for mode in modes:
+                cookies = self.run(python, mode, cookies)[2]
+        except program.Mistake:
+            return False
+        return True
+
+    def crowd(self, python, modes):
+        """Run CROWD sessions at once -> (seconds, how many of them failed)."""
+        began = time.perf_counter()
+        with futures.ThreadPoolExecutor(CROWD) as pool:
+            succeeded = list(pool.map(lambda _: self.session(python, modes), range(CROWD)))
+        return time.perf_counter() - began, succeeded.count(False)
+
+
+def session_figures(bench, python, runs):
+    """Run whole sessions, with a floor script before each hook.
+
+    -> ({name in FIGURES: ratio}, seconds of one hook)
+    """
+    hooks, floors = [], []
+    for _ in range(runs + 1):
+        cookies, taken, beside = {}, [], []
+        for hook in SESSION:
+            beside.append(bench.run(python, 'floor'))
+            taken.append(bench.run(python, hook, cookies))
+            cookies = taken[-1][2]
+        hooks.append(taken)
+        floors.append(beside)
+    del hooks[0], floors[0]  # the first run compiles the modules and fills caches
+
+    def median(rounds, position, figure):
+        return statistics.median(cost[position][figure] for cost in rounds)
+
+    password, ended = SESSION.index('get_password_list'), SESSION.index('session_ended')
+    floor = statistics.median(cost[0] for beside in floors for cost in beside)
+    memory = median(floors, 0, 1)
+    whole = [sum(cost[0] for cost in taken) for taken in hooks]
+    beside = [sum(cost[0] for cost in taken) for taken in floors]
+    seconds = median(hooks, password, 0)
+    return {
+        'hook': seconds / floor,
+        'session': statistics.median(whole) / statistics.median(beside),
+        'ended': median(hooks, ended, 0) / floor,
+        'hook_memory': median(hooks, password, 1) / memory,
+        'ended_memory': median(hooks, ended, 1) / memory,
+    }, seconds
+
+
+def list_figures(bench, python, runs):
+    """Fetch the long list in turn -> (wall time, memory), each as a ratio to the stock client."""
+    plain, plugin = [], []
+    for _ in range(runs + 1):
+        plain.append(bench.run(python, 'list_plain'))
+        plugin.append(bench.run(python, 'list_plugin'))
+    return [statistics.median(cost[figure] for cost in plugin[1:])
+            / statistics.median(cost[figure] for cost in plain[1:]) for figure in (0, 1)]
+
+
+def wire_rows(python, zip_path):
+    """Play a session in each mode -> rows: mode, calls, connections, handshakes, commands."""
     rows = []
     for name, options in MODES:
-        made, cells = tpam(), []
+        made = tpam()
         if name == 'approval':
             made.add_request('jdoe', 'WEB01', 'root')
+        before = len(made.audit)
         with FakeTpamServer(made, certfile=certs.path('good')) as server:
-            for delay in (0, 0.01, 0.05):  # each way
-                with bad_server.link(server.port, delay) as line:
-                    before = server.requests, server.connections, server.handshakes
-                    session = fake_sps.FakeSps(plugin, configuration(line.port, options), python).session(
-                        protocol='ssh', server_username='root', server_ip='10.0.0.5', server_hostname='WEB01',
-                        gateway_username='jdoe')
-                    result = session.call('get_password_list')
-                    assert result.credentials, result.log
-                    counted = [now - then for now, then in
-                               zip((server.requests, server.connections, server.handshakes), before)]
-                    cells.append(result.seconds)
-                    session.call('session_ended')
-        rows.append([name] + counted + ['%.2f s' % seconds for seconds in cells]
-                    + ['%.1f' % ((cells[2] - cells[0]) / 0.1)])
-    return table(['mode', 'calls', 'TCP', 'TLS', 'no delay', '20 ms', '100 ms', 'round trips of 100 ms'], rows)
+            sps = fake_sps.FakeSps(zip_path, configuration(server.port, options), python)
+            session = sps.session(protocol='ssh', server_username='root', server_ip='10.0.0.5',
+                                  server_hostname='WEB01', gateway_username='jdoe')
+            for hook in SESSION:
+                session.call(hook)
+            if not session.calls[1].credentials:
+                raise program.Mistake('no credential in the mode %s:\n%s' % (name, session.log))
+            rows.append([name, server.requests, server.connections, server.handshakes,
+                         ', '.join(made.commands()[before:])])
+    return rows
 
 
-def many_at_once(pythons):
-    """Many hook processes against one server at once, beside as many bare scripts."""
-    rows = []
-    with FakeTpamServer(tpam(), certfile=certs.path('good')) as server:
-        for version, python in pythons:
-            for count in (1, 10, 50, 200):
-                taken = []
-                for mode in ('floor', 'hook'):
-                    began = time.perf_counter()
-                    crowd = [subprocess.Popen([python, CHILD, mode, str(server.port), CA], env=ENVIRONMENT,
-                                              stdout=subprocess.DEVNULL) for _ in range(count)]
-                    failed = sum(child.wait() != 0 for child in crowd)
-                    taken.append(((time.perf_counter() - began) / count, failed))
-                (floor, floor_failed), (hook, hook_failed) = taken
-                rows.append([version, count, hook_failed, floor_failed, '%.0f ms' % (1000 * hook),
-                             '%.2f' % (hook / floor)])
-    return table(['Python', 'at once', 'hooks failed', 'scripts failed', 'time per hook', 'hook / floor'], rows)
+def configuration(port, options):
+    """Return configuration text for a server on this port, with these options of [tpam]."""
+    options = dict({'server': 'localhost:%d' % port, 'username': 'sps', 'password': 'api-password'},
+                   **options)
+    lines = ['[tpam]'] + ['%s=%s' % option for option in sorted(options.items())]
+    with open(CA) as ca:
+        lines += ['[tls]', 'ca_cert=' + ca.read().strip().replace('\n', '\n ')]
+    return '\n'.join(lines) + '\n'
 
 
-def picture(shown):
-    """Wall time of a hook beside the bare scripts, as an SVG."""
-    import matplotlib
-    matplotlib.use('svg')
-    matplotlib.rcParams['svg.hashsalt'] = 'benchmarks'
-    import matplotlib.pyplot
-    figure, axes = matplotlib.pyplot.subplots(figsize=(8, 1.2 + 0.55 * len(shown)))
-    colours = ('#bbbbbb', '#7799bb', '#224466')
-    for index, label in enumerate(('plain script', 'floor: with the imports', 'hook')):
-        axes.barh([row + 0.27 * index for row in range(len(shown))], [ratios[index] for _, ratios in shown], 0.25,
-                  label=label, color=colours[index])
-    axes.set_yticks([row + 0.27 for row in range(len(shown))])
-    axes.set_yticklabels(['Python ' + version for version, _ in shown])
-    axes.invert_yaxis()
-    axes.set_xlabel('wall time of the whole process, as a multiple of the plain script')
-    axes.legend(loc='upper right')
-    figure.tight_layout()
-    figure.savefig(os.path.join(package.ROOT, 'docs', 'benchmarks.svg'), metadata={'Date': None})
+# ---- the page
+
+def table(heads, rows):
+    """Return a table in Markdown."""
+    lines = ['| %s |' % ' | '.join(str(cell) for cell in row) for row in [heads] + rows]
+    return '\n'.join(lines[:1] + ['|' + '---|' * len(heads)] + lines[1:])
+
+
+def cell(name, version, ratio):
+    """Return a figure as a cell; it is marked where it has a target and misses it."""
+    _, target, versions = FIGURES[name]
+    if version.startswith(versions) and round(ratio, 2) > target:
+        return '%.2f ✗' % ratio
+    return '%.2f' % ratio
+
+
+def hook_rows(measured):
+    """Return the rows of the table for [(version, figures, seconds)]: one for all of Python 3."""
+    rows, newer = [], []
+    for version, figures, seconds in measured:
+        if ships(version):
+            rows.append([version, '%.0f ms' % (1000 * seconds)]
+                        + [cell(name, version, figures[name]) for name in FIGURES])
+        else:
+            newer.append((version, figures, seconds))
+    if newer:
+        row = ['%s to %s' % (newer[0][0], newer[-1][0]) if len(newer) > 1 else newer[0][0]]
+        row.append(span([1000 * seconds for _, _, seconds in newer], '%.0f') + ' ms')
+        for name in FIGURES:
+            row.append(span([figures[name] for _, figures, _ in newer], '%.2f'))
+        rows.append(row)
+    return rows
+
+
+def span(values, form):
+    """Return the least and the greatest of these numbers as a cell."""
+    least, greatest = form % min(values), form % max(values)
+    return least if least == greatest else '%s to %s' % (least, greatest)
+
+
+def ships(version):
+    """Tell whether the appliances have this version of Python, or the one that stands in for it."""
+    return version.startswith('2.')
+
+
+def picture(measured):
+    """Return an SVG with a bar for each figure of these interpreters and a line for each target."""
+    left, unit, thick = 230, 260, 18  # pixels; a unit is the floor
+    parts, top = [], 40
+    parts.append('<text x="10" y="24">Wall time of whole processes; 1.0 is the bare script</text>')
+    for name in TIMES:
+        label, target, versions = FIGURES[name]
+        parts.append('<text x="10" y="%d" font-weight="bold">%s</text>' % (top + 14, label))
+        top += 22
+        for version, figures, _ in measured:
+            width, middle = unit * figures[name], top + thick - 5
+            parts.append('<text x="30" y="%d">Python %s</text>' % (middle, version))
+            parts.append('<rect x="%d" y="%d" width="%.0f" height="%d" fill="#7799bb"/>'
+                         % (left, top, width, thick))
+            if version.startswith(versions):
+                x = left + unit * target
+                parts.append('<path d="M%.0f %dv%d" stroke="#bb2222" stroke-width="2"/>'
+                             % (x, top - 2, thick + 4))
+                label_at = max(x, left + width) + 6
+                parts.append('<text x="%.0f" y="%d">%.2f, target %.2f</text>'
+                             % (label_at, middle, figures[name], target))
+            else:
+                parts.append('<text x="%.0f" y="%d">%.2f</text>'
+                             % (left + width + 6, middle, figures[name]))
+            top += thick + 6
+        top += 10
+    parts.append('<path d="M%d 34V%d" stroke="#888888" stroke-dasharray="4 3"/>'
+                 % (left + unit, top))
+    return ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 %d" font-family="sans-serif" '
+            'font-size="13">\n<rect width="860" height="%d" fill="white"/>\n%s\n</svg>\n'
+            % (top, top, '\n'.join(parts)))
 
 
 PAGE = """# What it costs
 
-Made by `make bench` on {machine}.
-Whole processes; medians of {runs} runs that took turns; ratios, for seconds of one machine say little about another's.
-A figure of another day differs by a tenth or so.
+Made by `make bench` on {machine}. Whole processes; medians of {runs} runs that took
+turns, of fewer on Python 3. Figures are ratios, because the seconds of one machine say little about
+another's. On another day they differ by a tenth or so. A figure that misses its target has a ✗.
 
-✗ marks what does not reach its target.
+- **floor**: a bare script that imports lxml.etree, urllib2 and ConfigParser, and makes the call of
+  a hook with the stock `xmlrpclib` over TLS. On 2.6 it cannot verify the certificate.
+- **one hook**: `get_password_list` with one call to the server. Modules were compiled before.
+- **four hooks**: an SSH session: `get_private_key_list`, `get_password_list`,
+  `authentication_completed`, `session_ended`, with nothing to check in. The two that fetch make one
+  call each.
 
-- **plain**: a bare script that makes the same call with stock `xmlrpclib` over TLS.
-- **floor**: the same, which also imports what the plugin is made of (lxml.etree, urllib2, ConfigParser), unused.
-- **hook**: `get_password_list`, one call on the wire, modules compiled before.
+## Hooks
 
-## One hook
+{hooks}
 
-{one_hook}
+![Wall time of hooks beside the bare script](benchmarks.svg)
 
-![Wall time of a hook beside the bare scripts](benchmarks.svg)
+Targets: at most 1.15 for one hook and 0.80 for a session on 2.6 and 2.7; 0.45 for `session_ended`
+with nothing to check in on 2.7. On Python 3 the time of the import shim is included.
 
-To reach: at most 1.15 of the floor in wall time on 2.6 and 2.7. On 2.6 the scripts do not verify the certificate, since
-`xmlrpclib` cannot there; the hook does. On Python 3 the import shim is part of the hook's time. What is left above the
-floor: importing the plugin's own modules (a tenth of the floor on 2.7), the configuration, a temporary file for the CA,
-and the names in the certificate. On 2.6 the stock scripts lose time of their own to Nagle's algorithm.
+## Calls and handshakes of a session
 
-Where an appliance cannot keep compiled modules, each hook compiles them:
+Counted at the server in the four hooks, on Python {first}.
 
-{first_run}
+{wire}
 
-## Beside the vendor's SDK
+## {crowd} sessions at once
 
-{vendor_sdk}
+{crowd} sessions of four hooks beside {crowd} times four floor scripts, on the server's machine.
 
-To reach: at most 0.25, for which Python 3 with the shim is too slow to start with; the appliance runs 2.6.
+{crowds}
 
 ## A list of {rows} rows and {columns} columns
 
-{long_list}
-
-To reach: at most 0.5 of the plain script's wall time and 1.3 of its memory on 2.7; decoding 3.5 times as fast as
-`xmlrpclib.loads` on 2.7, twice on 3.x. Rows are freed as they are read, which keeps memory down and costs time: what
-Python is handed of each row while lxml parses the next is what decoding takes beyond parsing (a third of it). Checking
-the shape of every member, which `xmlrpclib` does not, takes the rest. The body is held whole, to be searched for
-what must not reach the parser; that is the memory above the plain script's.
-
-## Calls, handshakes and slow links
-
-Counted at the server, on Python {first}; times are those of one hook over a link with this round trip time.
-
-{round_trips}
-
-The last column counts round trips: one for the TLS handshake (two below TLS 1.3), one for each call. That of TCP is not
-delayed here.
-
-## Many at once
-
-Processes against one server on one machine, so that the machine is what is measured; the server runs on it, too.
-
-{many_at_once}
+Beside the stock `xmlrpclib`: {lists}.
 """
 
 
 def main():
-    """Writes docs/benchmarks.md and docs/benchmarks.svg."""
+    """Measure, and write the page and the picture -> exit status."""
     pythons = interpreters()
-    if not pythons:
-        raise SystemExit('no interpreter with lxml and dnspython: run make test first, or set PLUGIN_PYTHONS')
-    for name in package.MODULES:
-        shutil.copy(os.path.join(package.ROOT, name), PLUGIN)
-    plugin = os.path.join(PLUGIN, 'plugin.zip')
-    package.build(plugin)
-    hooks, shown = one_hook(pythons)
-    few = [pythons[0], pythons[-1]] if len(pythons) > 1 else pythons
-    page = PAGE.format(
-        machine='%s with %d processors, %s' % (platform.machine(), os.cpu_count(), platform.system()), runs=RUNS,
-        one_hook=hooks, first_run=first_run(pythons), rows=ROW_COUNT, columns=COLUMN_COUNT, first=pythons[0][0],
-        vendor_sdk=vendor_sdk(pythons) or 'Not measured: the SDK could not be installed.', long_list=long_list(pythons),
-        round_trips=round_trips(pythons[0][1], plugin), many_at_once=many_at_once(few))
-    shutil.rmtree(PLUGIN)
-    with open(os.path.join(package.ROOT, 'docs', 'benchmarks.md'), 'w', encoding='utf-8') as out:
-        out.write(page)
-    picture(shown)
+    directory = tempfile.mkdtemp()  # the modules, and where each interpreter keeps them compiled
+    try:
+        for name in package.MODULES:
+            shutil.copy(os.path.join(program.ROOT, name), directory)
+        page, image = measure(pythons, directory)
+    finally:
+        shutil.rmtree(directory)
+    for name, content in (('benchmarks.md', page), ('benchmarks.svg', image)):
+        with open(os.path.join(DOCS, name), 'w', encoding='utf-8') as out:
+            out.write(content)
     print(page)
+    return 0
+
+
+def measure(pythons, directory):
+    """Measure on these interpreters -> (the page, the picture)."""
+    fewer = max(1, RUNS // 4)
+    shown = [python for python in pythons if ships(python[0])] or pythons[:1]
+    measured, crowds, lists = [], [], []
+    with FakeTpamServer(tpam(), certfile=certs.path('good')) as server:
+        bench = Bench(directory, server.port)
+        for version, python in pythons:
+            runs = RUNS if (version, python) in shown else fewer
+            measured.append((version,) + session_figures(bench, python, runs))
+        for version, python in shown:
+            floor, floor_failed = bench.crowd(python, ['floor'] * len(SESSION))
+            hook, hook_failed = bench.crowd(python, SESSION)
+            crowds.append([version, '%.2f s' % hook, '%.2f' % (hook / floor), hook_failed,
+                           floor_failed])
+    with list_server() as server:
+        bench = Bench(directory, server.port)
+        for version, python in shown:
+            wall, memory = list_figures(bench, python, fewer)
+            lists.append('%.2f of its wall time and %.2f of its memory on %s'
+                         % (wall, memory, version))
+    zip_path = os.path.join(directory, 'plugin.zip')
+    package.build(zip_path)
+    machine = '%s with %d processors, %s' % (platform.machine(), os.cpu_count(), platform.system())
+    page = PAGE.format(
+        machine=machine, runs=RUNS, crowd=CROWD, first=shown[0][0], rows=ROW_COUNT,
+        columns=COLUMN_COUNT,
+        hooks=table(['Python', 'one hook'] + [label for label, _, _ in FIGURES.values()],
+                    hook_rows(measured)),
+        wire=table(['mode', 'calls', 'TCP', 'TLS', 'commands'], wire_rows(shown[0][1], zip_path)),
+        crowds=table(['Python', 'sessions', 'sessions / scripts', 'sessions failed',
+                      'scripts failed'], crowds),
+        lists='; '.join(lists))
+    versions = [version for version, _ in shown]
+    return page, picture([row for row in measured if row[0] in versions])
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    program.run(main, __doc__)
