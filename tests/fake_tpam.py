@@ -834,9 +834,18 @@ password=secret
 """
 
 
+def port_number(word):
+    """Return the port that a word of the command line names."""
+    number = int(word)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError('%s is no port: 0 to 65535' % word)
+    return number
+
+
 def main():
+    """Serve demo data until Ctrl-C."""
     parser = argparse.ArgumentParser(description='Serve a fake TPAM with demo data on loopback.')
-    parser.add_argument('--port', type=int, default=8443, help='0 takes a free one (default: %(default)s)')
+    parser.add_argument('--port', type=port_number, default=8443, help='0 takes a free one (default: %(default)s)')
     parser.add_argument('--cert', help='certificate and key in one PEM file; without it there is no TLS')
     parser.add_argument('--client-ca', help='PEM file with the CA of client certificates, which are required then')
     parser.add_argument('--dialect', choices=DIALECTS, default='plain', help='how answers are written')
@@ -844,25 +853,27 @@ def main():
     options = parser.parse_args()
     if options.client_ca and not options.cert:
         parser.error('--client-ca needs --cert')
+    for name in (options.cert, options.client_ca):
+        if name:
+            open(name).close()  # the error of the module ssl would not name the file
     tpam, shown = demo_tpam(), 0
-    try:
-        with FakeTpamServer(tpam, port=options.port, certfile=options.cert, client_ca=options.client_ca,
-                            dialect=options.dialect) as server:
-            print(HOW_TO_REACH % {
-                'url': server.url, 'host': server.host, 'port': server.port,
-                'security': '' if options.cert else ', in plain HTTP without TLS',
-                'tls': 'ca_cert=<PEM of the CA that signed %s>' % options.cert if options.cert else 'enabled=no'})
-            sys.stdout.flush()
-            while True:
-                time.sleep(0.2)
-                for entry in tpam.audit[shown:] if options.demo else ():
-                    shown = entry.number
-                    print('%d %s %s %s -> %d %s' % (entry.number, entry.user, entry.command, json.dumps(
-                        entry.options, sort_keys=True), entry.return_code, json.dumps(entry.message)))
-                    sys.stdout.flush()
-    except KeyboardInterrupt:
-        pass
+    with FakeTpamServer(tpam, port=options.port, certfile=options.cert, client_ca=options.client_ca,
+                        dialect=options.dialect) as server:
+        print(HOW_TO_REACH % {
+            'url': server.url, 'host': server.host, 'port': server.port,
+            'security': '' if options.cert else ', in plain HTTP without TLS',
+            'tls': 'ca_cert=<PEM of the CA that signed %s>' % options.cert if options.cert else 'enabled=no'})
+        sys.stdout.flush()
+        while True:
+            time.sleep(0.2)
+            for entry in tpam.audit[shown:] if options.demo else ():
+                shown = entry.number
+                print('%d %s %s %s -> %d %s' % (entry.number, entry.user, entry.command, json.dumps(
+                    entry.options, sort_keys=True), entry.return_code, json.dumps(entry.message)))
+                sys.stdout.flush()
 
 
 if __name__ == '__main__':
-    main()
+    sys.path.insert(1, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'tools'))
+    import program
+    program.run(main)

@@ -877,7 +877,7 @@ def test_the_program_says_how_to_reach_it_and_ends_quietly():
     assert 'without TLS' in start
     assert 'username=sps\npassword=secret\n[tls]\nenabled=no\n' in start
     assert shown == '1 sps Retrieve {"AccountName": "root", "SystemName": "WEB01"} -> 0 "********"\n'
-    assert (process.returncode, process.rest, process.errors) == (0, '', '')
+    assert (process.returncode, process.rest, process.errors) == (130, '', '')
 
 
 def test_the_program_serves_tls_with_a_certificate():
@@ -887,4 +887,4 @@ def test_the_program_serves_tls_with_a_certificate():
         proxy('close')()
     assert 'without TLS' not in start
     assert '[tls]\nca_cert=' in start
-    assert (process.returncode, process.rest, process.errors) == (0, '', '')
+    assert (process.returncode, process.rest, process.errors) == (130, '', '')

@@ -295,7 +295,8 @@ def test_an_interpreter_without_the_packages_is_told_which(tool, tmpdir):
     status, output = tool.run('check', '--python', str(bare))
     assert status == 2
     assert re.search("No module named '?lxml", output)
-    assert 'Install the packages lxml and dnspython' in output and '`make demo`' in output
+    assert 'pip install -r tests/requirements.txt' in output and '`make demo`' in output
+    assert output.count('\n') == 1
 
 
 def test_the_examples_of_the_help_are_commands_that_it_takes(tool):

@@ -1,8 +1,8 @@
-"""Plays an SSH session and an RDP session as SPS would, with the built zip, against a faked TPAM behind TLS.
+"""Play an SSH session and an RDP session as SPS would, against a faked TPAM behind TLS.
 
-Shows each hook's call, its log lines, its result (masked) and what the server's audit trail says. Exit status 1 if
-anything went wrong. The plugin runs on a real Python 2.6 or 2.7 where there is one, otherwise on this python3 with the
-import shim.
+The built zip runs. Each hook is shown with its call, its log lines and its masked result, and at the
+end the audit trail of the server. The exit status is 1 if anything went wrong. The plugin runs on a
+real Python 2.6 or 2.7 where there is one, otherwise on this python3 with the import shim.
 """
 from __future__ import print_function
 
@@ -18,6 +18,7 @@ import time
 
 import fake_sps
 import package
+import program
 from program import TESTS
 sys.path.insert(1, TESTS)
 from fake_tpam import FakeTpam, FakeTpamServer  # noqa: E402
@@ -37,24 +38,16 @@ def read(*names):
 
 
 def plugin_python():
-    """The interpreter nearest to the appliance's that has lxml and dnspython."""
-    for name in ('python2.6', 'python2.7'):
-        if _runs(name, 'import lxml.etree, dns.resolver'):
-            return name
-    if _runs('python2.7', 'pass'):
-        tox = os.path.join(os.path.dirname(sys.executable), 'tox')
-        subprocess.call([tox, '-qq', '-c', package.ROOT, '-e', 'py27', '--notest'])
-        python = os.path.join(package.ROOT, '.tox', 'py27', 'bin', 'python')
-        if _runs(python, 'import lxml.etree, dns.resolver'):
-            return python
-    return sys.executable
-
-
-def _runs(python, code):
+    """Return (path, versions) of the interpreter that is nearest to the appliance's."""
     try:
-        return subprocess.call([python, '-c', code], stderr=subprocess.DEVNULL) == 0
-    except OSError:
-        return False
+        return fake_sps.interpreter(['python2.6', 'python2.7'])
+    except program.Mistake:
+        pass
+    tox = shutil.which('tox', path=os.path.dirname(sys.executable))
+    if tox and shutil.which('python2.7'):
+        subprocess.call([tox, '-qq', '-c', program.ROOT, '-e', 'py27', '--notest'])
+    made = os.path.join(program.ROOT, '.tox', 'py27', 'bin', 'python')
+    return fake_sps.interpreter([made, sys.executable])
 
 
 def demo_tpam():
@@ -168,11 +161,9 @@ def rdp_session(player, plugin, server, python):
 
 
 def main():
-    """Plays both sessions."""
-    python = plugin_python()
-    version = subprocess.check_output([python, '-c', 'import ssl, sys; print(sys.version.split()[0] + ", " + getattr('
-                                       'ssl, "OPENSSL_VERSION", "an OpenSSL that 2.6 does not name"))'])
-    print('The plugin runs on Python %s' % version.decode('ascii').strip())
+    """Play both sessions -> exit status."""
+    python, versions = plugin_python()
+    print('The plugin runs on %s' % versions)
     player, tpam = Player(), demo_tpam()
     directory = tempfile.mkdtemp()
     try:
@@ -194,4 +185,4 @@ def main():
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    program.run(main, __doc__)

@@ -20,7 +20,7 @@ import threading
 import time
 import zipfile
 
-from program import TESTS
+from program import TESTS, Mistake, say, text_of
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 GET_HOOKS = {'get_password_list': 'passwords', 'get_private_key_list': 'private_keys',
@@ -33,6 +33,35 @@ GET_ARGUMENTS = SHARED_ARGUMENTS + (
     'server_hostname', 'server_port', 'server_domain')
 REMOTE_APP_ARGUMENTS = ('asset', 'connection_name')  # of get_remote_app_credentials alone
 PLUGIN_TIMEOUT = 300  # s: half of the proxy's timeout, 600 s unless somebody changed it
+PROBE = """
+import sys, lxml.etree, dns.resolver, dns.version, ssl
+openssl = getattr(ssl, "OPENSSL_VERSION", "an OpenSSL that it does not name")
+print("Python %s, %s, lxml %s, dnspython %s" % (
+    sys.version.split()[0], openssl, lxml.etree.__version__, dns.version.version))
+"""
+NO_INTERPRETER = (u'no interpreter has the packages lxml and dnspython, which the plugin imports (%s): '
+                  u'pip install -r tests/requirements.txt, or run `make demo`, which sets up .venv')
+
+
+def interpreter(candidates):
+    """Return (path, versions as text) of the first of these interpreters that can run the plugin.
+
+    Raises program.Mistake saying what each one lacks.
+    """
+    lacks = []
+    for python in candidates:
+        try:
+            probe = subprocess.Popen([python, '-c', PROBE], stdout=subprocess.PIPE,
+                                     stderr=subprocess.PIPE)
+        except OSError:
+            lacks.append(u'%s: %s' % (text_of(python), sys.exc_info()[1].strerror))
+            continue
+        versions, trouble = [output.decode('utf-8', 'replace').strip()
+                             for output in probe.communicate()]
+        if probe.returncode == 0:
+            return python, versions
+        lacks.append(u'%s: %s' % (text_of(python), (trouble.splitlines() or [u'?'])[-1]))
+    raise Mistake(NO_INTERPRETER % u'; '.join(lacks))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -76,13 +105,19 @@ class FakeSps(object):
 
     def __init__(self, zip_path, configuration, python=sys.executable, timeout=PLUGIN_TIMEOUT, text='str',
                  nameserver=None, environment=None, watch=None):
-        self.configuration, self.python, self.timeout, self.text = configuration, python, timeout, text
+        self.configuration, self.timeout, self.text = configuration, timeout, text
+        self.python = python
+        if os.path.dirname(python):  # a relative path means another file in a hook's folder
+            self.python = os.path.abspath(python)
         self.nameserver, self.environment = nameserver, environment or {}
         self.watch = watch or (lambda line: None)
         self.directory = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, self.directory, True)
-        with closing(zipfile.ZipFile(zip_path)) as plugin:
-            plugin.extractall(self.directory)
+        try:
+            with closing(zipfile.ZipFile(zip_path)) as plugin:
+                plugin.extractall(self.directory)
+        except zipfile.BadZipfile:
+            raise Mistake(u'%s: not a zip file' % text_of(zip_path))
 
     def session(self, **arguments):
         """A session with these arguments in each get_* hook."""
@@ -220,14 +255,6 @@ def masked(returned):
         if key in shown:
             shown[key] = ['********' for _ in shown[key]]
     return shown
-
-
-def say(line, out=sys.stdout):
-    """One line, at once and in the encoding of `out` as far as that goes; what is no terminal gets UTF-8."""
-    encoding = getattr(out, 'encoding', None) or 'utf-8'
-    line = (line + u'\n').encode(encoding, 'backslashreplace')
-    out.write(line if isinstance(line, str) else line.decode(encoding))
-    out.flush()
 
 
 def call_line(hook, arguments):

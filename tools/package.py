@@ -1,7 +1,8 @@
-"""Builds the plugin's zip, and checks it against the vendor's guide ("Plugin packaging", "The MANIFEST file").
+"""Build the plugin's zip in dist/ and check it against the vendor's guide.
 
-The zip has the same bytes on every run and machine: fixed order, dates and modes, and nothing compressed, since the
-output of zlib changes with its version.
+The rules are those of "Plugin packaging" and "The MANIFEST file". The zip has the same bytes on
+every run and machine: fixed order, dates and modes, and no compression, because the output of zlib
+depends on its version.
 """
 from __future__ import print_function
 
@@ -13,17 +14,28 @@ import re
 import sys
 import zipfile
 
+import program
 from program import ROOT
 
-MODULES = tuple(sorted(os.path.basename(path) for pattern in ('main.py', 'tpam*.py', 'sshkey.py')
-                       for path in glob.glob(os.path.join(ROOT, pattern))))
+PATTERNS = ('main.py', 'sshkey.py', 'tpam*.py')
+
+
+def modules():
+    """Return the file names of the modules that ship, sorted. A new tpam*.py needs no entry."""
+    paths = []
+    for pattern in PATTERNS:
+        paths += glob.glob(os.path.join(ROOT, pattern))
+    return tuple(sorted(os.path.basename(path) for path in paths))
+
+
+MODULES = modules()
 CONTENTS = ('MANIFEST',) + MODULES + ('default.cfg', 'LICENSE')
 MAX_ZIP = 20 * 1000 * 1000
 MAX_DEFAULT_CFG = 10 * 1024
 
 
 def build(target):
-    """Writes the zip to this path."""
+    """Write the zip to this path."""
     with closing(zipfile.ZipFile(target, 'w', zipfile.ZIP_STORED)) as plugin:
         for name in CONTENTS:
             entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
@@ -34,7 +46,7 @@ def build(target):
 
 
 def problems(path):
-    """The rules that the zip at this path breaks -> list of text, empty for a good one."""
+    """Return a line for each rule that the zip at this path breaks."""
     found = []
     if os.path.getsize(path) >= MAX_ZIP:
         found.append('the zip is not under 20 MB')
@@ -56,7 +68,7 @@ def problems(path):
 
 
 def manifest_problems(content):
-    """The rules that these bytes of a MANIFEST break -> list of text."""
+    """Return a line for each rule that these bytes of a MANIFEST break."""
     import ruamel.yaml.error  # here, so that try_plugin.py builds the zip without it
     try:
         manifest = _yaml(content)
@@ -64,8 +76,8 @@ def manifest_problems(content):
         return ['MANIFEST is no YAML 1.2']
     if not isinstance(manifest, dict):
         return ['MANIFEST is no mapping']
-    found = ['MANIFEST: %s is missing' % key for key in ('name', 'description', 'version', 'type', 'api')
-             if key not in manifest]
+    keys = ('name', 'description', 'version', 'type', 'api')
+    found = ['MANIFEST: %s is missing' % key for key in keys if key not in manifest]
     if not re.match(r'[A-Za-z][A-Za-z0-9_]*\Z', str(manifest.get('name', 'n'))):
         found.append('MANIFEST: name is not a letter followed by letters, digits or _')
     if not re.match(r'[0-9]', str(manifest.get('version', '0'))):
@@ -85,9 +97,13 @@ def _yaml(content):
 
 
 def main():
-    """Builds dist/<name>-<version>.zip; exit status 1 and a line for each broken rule if it is no good."""
-    with open(os.path.join(ROOT, 'MANIFEST'), 'rb') as content:
-        manifest = _yaml(content.read())
+    """Build dist/<name>-<version>.zip -> exit status, 1 if it breaks a rule, which is printed."""
+    with open(os.path.join(ROOT, 'MANIFEST'), 'rb') as source:
+        content = source.read()
+    found = manifest_problems(content)
+    if found:
+        raise program.Mistake('; '.join(found))
+    manifest = _yaml(content)
     target = os.path.join(ROOT, 'dist', '%s-%s.zip' % (manifest['name'], manifest['version']))
     if not os.path.isdir(os.path.dirname(target)):
         os.mkdir(os.path.dirname(target))
@@ -101,4 +117,4 @@ def main():
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    program.run(main, __doc__)

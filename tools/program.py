@@ -1,4 +1,4 @@
-"""What the programs share: where things are, and one line in place of a traceback. Python 2.6 code."""
+"""Shared by the programs: where things are, and one line in place of a traceback. Python 2.6."""
 import errno
 import optparse
 import os
@@ -8,10 +8,13 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TESTS = os.path.join(ROOT, 'tests')
 
-COULD_NOT_RUN = 2  # exit status: nothing was tried; 1 means that it was tried and something is wrong
-INTERRUPTED = 130  # exit status after Ctrl-C, as a shell reports it
-PACKAGES = {'dns': 'dnspython', 'lxml': 'lxml', 'paramiko': 'paramiko', 'parso': 'parso', 'ruamel': 'ruamel.yaml',
-            'vermin': 'vermin'}  # what is imported: its name on PyPI
+# Exit statuses. A program that ran and found something wrong exits with 1.
+COULD_NOT_RUN = 2
+INTERRUPTED = 130  # by Ctrl-C, as a shell reports it
+
+# Imported name: name on PyPI.
+PACKAGES = {'dns': 'dnspython', 'lxml': 'lxml', 'parso': 'parso', 'ruamel': 'ruamel.yaml'}
+MISSING = u'the package %s is missing: pip install -r tests/requirements.txt'
 
 
 class Mistake(Exception):
@@ -31,8 +34,8 @@ class Parser(optparse.OptionParser):
 def run(main, description=None):
     """Run main(), and exit with the status that it returns.
 
-    description: the help text of a program that takes no arguments; --help prints it, and any argument is a mistake.
-    None if main() reads the command line.
+    description: the help text of a program that takes no arguments, printed by --help. None if
+    main() reads the command line.
     """
     try:
         if description is not None:
@@ -46,24 +49,24 @@ def run(main, description=None):
         line = mistake(sys.exc_info()[1])
         if line is None:
             raise
-        sys.stderr.write('%s: %s\n' % (os.path.basename(sys.argv[0]), line))
+        say(u'%s: %s' % (os.path.basename(sys.argv[0]), line), sys.stderr)
         status = COULD_NOT_RUN
     sys.exit(status)
 
 
 def mistake(error):
-    """Return the line about an exception that the user can do something about; None for any other."""
+    """Return the line about an exception that the user can act on; None for any other."""
     if isinstance(error, Mistake):
-        return str(error)
+        return error.args[0]
     if isinstance(error, ImportError):
         return missing_package(str(error))
     if not isinstance(error, EnvironmentError):
         return None
-    if error.errno in (errno.EADDRINUSE, errno.EACCES) and error.filename is None:
-        return 'the port cannot be used (%s): choose another one' % error.strerror
-    if error.filename is None:
-        return None
-    return '%s: %s' % (error.filename, error.strerror)
+    if error.filename is not None:
+        return u'%s: %s' % (text_of(error.filename), text_of(error.strerror))
+    if error.errno in (errno.EADDRINUSE, errno.EACCES):
+        return u'the port cannot be used (%s): choose another one' % text_of(error.strerror)
+    return None
 
 
 def missing_package(message):
@@ -72,4 +75,17 @@ def missing_package(message):
     package = name and PACKAGES.get(name.group(1))
     if not package:
         return None
-    return 'the package %s is missing: pip install -r tests/requirements.txt' % package
+    return MISSING % package
+
+
+def say(line, out=sys.stdout):
+    """Write one line at once, in the encoding of `out` as far as possible; a pipe gets UTF-8."""
+    encoding = getattr(out, 'encoding', None) or 'utf-8'
+    line = (line + u'\n').encode(encoding, 'backslashreplace')
+    out.write(line if isinstance(line, str) else line.decode(encoding))
+    out.flush()
+
+
+def text_of(word):
+    """Return a word of the command line, or of the system, as text."""
+    return word if isinstance(word, type(u'')) else word.decode('utf-8', 'replace')

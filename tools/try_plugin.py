@@ -8,10 +8,8 @@ import difflib
 import getpass
 import io
 import json
-import optparse
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -19,7 +17,9 @@ import time
 
 import fake_sps
 import package
-from fake_sps import GET_HOOKS, NOTIFICATIONS, say
+import program
+from fake_sps import GET_HOOKS, NOTIFICATIONS
+from program import INTERRUPTED, Mistake, say, text_of as text
 
 COMMANDS = ('check', 'run', 'session')
 HOOKS = tuple(sorted(GET_HOOKS)) + NOTIFICATIONS
@@ -27,14 +27,14 @@ ARGUMENTS = fake_sps.GET_ARGUMENTS + fake_sps.REMOTE_APP_ARGUMENTS
 OF_JSON = ('cookie', 'session_cookie', 'gateway_groups', 'server_port', 'target_port')
 CHECK_TIMEOUT = 3600  # s: each server of the configuration has its own time
 COOKIE_KEY = 'SPS_TPAM_XMLRPC'
-INTERRUPTED = 130  # the exit status of what Ctrl-C ended
-VENV_PYTHON = os.path.join(package.ROOT, '.venv', 'bin', 'python')
+VENV_PYTHON = os.path.join(program.ROOT, '.venv', 'bin', 'python')
 
 USAGE = """%prog check --config FILE
        %prog run HOOK --config FILE NAME=VALUE ...
        %prog session --config FILE NAME=VALUE ..."""
 
-DESCRIPTION = """Tries a configuration of the plugin against the real server, before anything is uploaded."""
+DESCRIPTION = """Try a configuration of the plugin against the real server before you upload anything.
+"""
 
 MORE = """
 check    Reads the configuration as the plugin does: what is set, what is default,
@@ -65,19 +65,12 @@ Examples:
 
 # ---- command line --------------------------------------------------------------------------------------------------
 
-class Parser(optparse.OptionParser):
-    """Leaves the lines of the epilog as they are."""
-
-    def format_epilog(self, formatter):
-        return self.epilog
-
-
 def parser():
-    """The options; argparse is younger than Python 2.6."""
+    """Return the parser of the command line; argparse is younger than Python 2.6."""
     indent = ' ' * 9
     hooks, arguments = [textwrap.fill(', '.join(names), 90, initial_indent=indent, subsequent_indent=indent)
                         for names in (HOOKS, ARGUMENTS)]
-    found = Parser(USAGE, description=DESCRIPTION, epilog=MORE % {'hooks': hooks, 'arguments': arguments})
+    found = program.Parser(USAGE, description=DESCRIPTION, epilog=MORE % {'hooks': hooks, 'arguments': arguments})
     found.add_option('--config', metavar='FILE', help='the configuration, as it is pasted into SPS')
     found.add_option('--python', help="interpreter for the plugin (default: this one, or that of `make`, .venv)")
     found.add_option('--zip', metavar='FILE', help='the plugin (default: built from this checkout)')
@@ -109,11 +102,6 @@ def hook_argument(word):
     return str(name), value
 
 
-def text(word):
-    """A word of the command line as text."""
-    return word if isinstance(word, type(u'')) else word.decode('utf-8', 'replace')
-
-
 def parsed(argv):
     """-> (options, command, hook or None, arguments); leaves the program, with status 2, on a mistake."""
     options, words = parser().parse_args(argv)
@@ -134,45 +122,22 @@ def parsed(argv):
         return options, command, hook, dict(hook_argument(word) for word in words)
     except ValueError as mistake:
         say(u'%s\nSee --help.' % mistake, sys.stderr)
-        sys.exit(2)
+        sys.exit(program.COULD_NOT_RUN)
 
 
 # ---- what is tried -------------------------------------------------------------------------------------------------
 
-PROBE = ('import sys, lxml.etree, dns.resolver, dns.version, ssl; print("Python %s, %s, lxml %s, dnspython %s" % ('
-         'sys.version.split()[0], getattr(ssl, "OPENSSL_VERSION", "an OpenSSL that it does not name"), '
-         'lxml.etree.__version__, dns.version.version))')
-
-
-def interpreter(wanted):
-    """The wanted interpreter, else this one or that of .venv, whichever can run the plugin -> (path, its versions);
-    raises ValueError that says what it lacks."""
-    lacks = []
-    for python in wanted and [wanted] or [sys.executable, VENV_PYTHON]:
-        try:
-            probe = subprocess.Popen([python, '-c', PROBE], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        except OSError as error:
-            lacks.append(u'%s: %s' % (text(python), error.strerror))
-            continue
-        versions, trouble = [output.decode('utf-8', 'replace').strip() for output in probe.communicate()]
-        if probe.returncode == 0:
-            return python, versions
-        lacks.append(u'%s: %s' % (text(python), (trouble.splitlines() or [u'?'])[-1]))
-    raise ValueError(u'No interpreter has what the plugin imports, which SPS has:\n  %s\nInstall the packages lxml and '
-                     u'dnspython for one of them, or let `make demo` set up .venv, which is used then.'
-                     % u'\n  '.join(lacks))
-
-
 def make_sps(options, **more):
-    """FakeSps with the configuration of the command line; raises ValueError for what it cannot begin with."""
+    """Return a FakeSps with the configuration of the command line."""
     try:
         with io.open(options.config, encoding='utf-8') as content:
             configuration = content.read()
-    except EnvironmentError as error:
-        raise ValueError(u'%s: %s' % (text(options.config), error.strerror))
     except UnicodeDecodeError as error:
-        raise ValueError(u'%s is not UTF-8 text (byte %d); save it as UTF-8' % (text(options.config), error.start))
-    python, versions = interpreter(options.python)
+        raise Mistake(u'%s is not UTF-8 text (byte %d); save it as UTF-8' % (text(options.config), error.start))
+    candidates = [sys.executable, VENV_PYTHON]
+    if options.python:
+        candidates = [options.python]
+    python, versions = fake_sps.interpreter(candidates)
     if not options.json:
         say(u'The plugin runs on %s (%s)' % (versions, text(python)))
         more['watch'] = say if more else (lambda line: say(u'    log  ' + line))
@@ -304,18 +269,12 @@ def session_hooks(arguments):
 
 
 def main(argv=None):
-    """-> exit status."""
+    """Run the command of the command line -> exit status."""
     options, command, hook, arguments = parsed(argv)
-    try:
-        if command == 'check':
-            return check(options, arguments)
-        return Trial(options, arguments).run([hook] if command == 'run' else session_hooks(arguments))
-    except ValueError as mistake:
-        say(u'%s' % mistake, sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    if command == 'check':
+        return check(options, arguments)
+    return Trial(options, arguments).run([hook] if command == 'run' else session_hooks(arguments))
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    program.run(main)

@@ -1,4 +1,4 @@
-"""Makes the certificates in this folder, each named for what is wrong with it: ``python3 make.py``.
+"""Make the certificates in this folder, each named for what is wrong with it: ``python3 make.py``.
 
 Needs Python 3 and the command ``openssl`` of OpenSSL 3. A run replaces every ``.pem`` file here: the keys of the
 authorities are thrown away at its end, so a single certificate cannot be added later.
@@ -17,6 +17,7 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -212,6 +213,7 @@ def make_all():
 
 
 def main():
+    """Replace every ``.pem`` file here."""
     folder = tempfile.mkdtemp()
     os.chdir(folder)
     try:
@@ -225,4 +227,6 @@ def main():
 
 
 if __name__ == '__main__':
-    main()
+    sys.path.insert(1, os.path.join(HERE, '..', '..', 'tools'))
+    import program
+    program.run(main, __doc__)
