@@ -28,9 +28,11 @@ LAYERS = (
     'tpamcall',       # one hook call and all of its state
     'tpamlog',        # log lines, masked
     'tpamconfig',     # configuration text -> settings
+    'tpamini',        # lines of the configuration -> options
     'tpamclient',     # one method per command
     'tpamxml',        # XML-RPC
     'tpamtransport',  # connections
+    'tpamhttp',       # one HTTP request and its answer
     'tpamcert',       # certificates
     'tpamerrors',     # leaf
     'sshkey',         # key formats

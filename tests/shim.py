@@ -8,10 +8,9 @@ import types
 
 
 def install():
-    """Puts ConfigParser, httplib, thread, urllib2 and xmlrpclib into sys.modules, and gives back what 3.12 dropped."""
+    """Puts httplib, thread, urllib2 and xmlrpclib into sys.modules, and gives back what 3.12 dropped."""
     if sys.version_info[0] == 2:
         return
-    _configparser()
     _httplib()
     _urllib2()
     _xmlrpclib()
@@ -25,27 +24,6 @@ def _module(name, source=None, **names):
     module.__dict__.update((key, value) for key, value in vars(source or types).items() if not key.startswith('__'))
     module.__dict__.update(names)
     sys.modules[name] = module
-
-
-def _configparser():
-    import configparser
-
-    class RawConfigParser(configparser.RawConfigParser):
-        def __init__(self):
-            # As 2.6 reads: an option given twice is the later one, a blank line ends nothing.
-            configparser.RawConfigParser.__init__(self, strict=False, empty_lines_in_values=True)
-
-        def readfp(self, lines):
-            lines, in_option = lines.readlines(), False
-            for number, line in enumerate(lines, 1):
-                if line[0].isspace() and line.strip() and not in_option:  # 3 takes it, 2.6 does not
-                    error = configparser.ParsingError('<???>')
-                    error.append(number, line)
-                    raise error
-                if line[0] not in '#; \t\n':
-                    in_option = line[0] != '['
-            self.read_file(lines)
-    _module('ConfigParser', configparser, RawConfigParser=RawConfigParser)
 
 
 def _httplib():

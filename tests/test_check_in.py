@@ -12,6 +12,9 @@ import sys
 import pytest
 
 import main
+import tpamcall
+import tpamcheckout
+import tpamtarget
 import test_policy
 from conftest import API_PASSWORD, PASSWORD
 from fake_tpam import ACTIVE, PENDING, Refusal
@@ -323,16 +326,37 @@ def test_an_uncertain_request_is_forgotten_after_a_look_up_that_found_none(quick
     before = len(quick.tpam.audit)
     assert played.call('get_password_list').credentials == [PASSWORD]
     assert commands(quick, before) == ['ListRequestDetails', 'AddPwdRequest', 'Retrieve']
-    entry, = remembered(played)['open']
-    assert entry['request'] is not None
+    assert len([entry for entry in remembered(played)['open'] if entry['request']]) == 1
     played.call('session_ended')
     assert len(cancelled(quick)) == 1
     assert quick.tpam.active() == []
 
 
+def test_an_uncertain_request_that_turns_up_late_is_checked_in_beside_the_one_in_its_place(quick):
+    played = losing(quick, carried_out=False)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    filed(quick, PENDING)
+    assert check_in(played.call('session_ended')) == 'done'
+    assert len(cancelled(quick)) == 2
+    assert quick.tpam.active() == []
+
+
+@pytest.mark.parametrize('notes', ['', 'jdoe,SPS', 'jdoe,SPS,request,session-1 '])
+def test_an_uncertain_request_is_not_forgotten_while_another_may_be_it(quick, notes):
+    played = losing(quick, carried_out=False)
+    other = filed(quick, PENDING)
+    other.options['RequestNotes'] = notes
+    result = played.call('get_password_list')
+    assert 'TpamOutcomeUnknown' in result.raised['type']
+    assert 'AddPwdRequest' not in [entry.command for entry in quick.tpam.audit]
+    ended = played.call('session_ended')
+    assert errors(ended, 'Check-in failed')
+    assert check_in(ended) == 'failed'
+    assert quick.tpam.active() == [other]
+
+
 @pytest.mark.parametrize('others', [
-    {'session_id': 'session-2'}, {'session_id': 'session-1 '}, {'session_id': 'x,session-1'},
-    {'account': 'adm'},
+    {'session_id': 'session-2'}, {'session_id': 'x,session-1'}, {'account': 'adm'},
 ])
 def test_an_uncertain_request_is_not_taken_for_that_of_another_session_or_account(quick, others):
     quick.tpam.add_account('WEB01', 'adm', PASSWORD)
@@ -573,9 +597,13 @@ def test_a_configuration_that_is_mended_before_the_session_ends_checks_in(quick)
 
 # ---- an alarm that strikes at any line
 
+POLICY = set(function.__code__.co_filename for function in (
+    main.check_gateway_user, tpamcall.about, tpamcheckout.check_in, tpamtarget.find_system))
+
+
 class Alarm(object):
-    """Inside the block, rings the alarm once: before the n-th line of main.py that runs while the
-    alarm is set. `line` is the number of that line in the file, None if there were fewer."""
+    """Inside the block, rings the alarm once: before the n-th line of the policy that runs while the
+    alarm is set. `line` is that line (file, number), None if there were fewer."""
 
     def __init__(self, at):
         self._left, self.line = at, None
@@ -591,12 +619,12 @@ class Alarm(object):
         signal.signal(signal.SIGALRM, self._handler)
 
     def _count(self, frame, event, _):
-        if frame.f_code.co_filename != main.read_configuration.__code__.co_filename:
+        if frame.f_code.co_filename not in POLICY:
             return None
         if event == 'line' and self.line is None and signal.getitimer(signal.ITIMER_REAL)[0]:
             self._left -= 1
             if self._left == 0:
-                self.line = frame.f_lineno
+                self.line = frame.f_code.co_filename, frame.f_lineno
                 signal.getsignal(signal.SIGALRM)(signal.SIGALRM, frame)
         return self._count
 
@@ -640,19 +668,23 @@ def test_an_alarm_at_whatever_line_of_a_hook_that_fails_leaves_nothing_checked_o
 # In a process of each interpreter, a call is struck before each of its lines in turn. The calls
 # after it ask for other systems, so that an answer to another call is noticed.
 STRUCK_CALLS = """
+import os
+import tpamclient
 class Strike(object):
-    # Strikes when this line of the client runs for the n-th time: at is (line, n).
+    # Strikes when this line of the client runs for the n-th time: at is (file, line, n).
     def __init__(self, at=None):
         self.at, self.ran, self.struck = at, {}, False
 
     def count(self, frame, event, _):
-        if frame.f_code.co_filename != tpamclient.text.__code__.co_filename:
+        name = os.path.basename(frame.f_code.co_filename)
+        if not name.startswith('tpam'):
             return None
         if event == 'line':
-            times = self.ran[frame.f_lineno] = self.ran.get(frame.f_lineno, 0) + 1
-            if (frame.f_lineno, times) == self.at and not self.struck:
+            line = name, frame.f_lineno
+            times = self.ran[line] = self.ran.get(line, 0) + 1
+            if line + (times,) == self.at and not self.struck:
                 self.struck = True
-                raise tpamclient.TpamTimeout()
+                raise tpamerrors.TpamTimeout()
         return self.count
 
 def listed(client, system):
@@ -663,14 +695,14 @@ def listed(client, system):
 
 def play(case, strike):
     settings = dict(case['settings'], servers=[tuple(server) for server in case['servers']])
-    client = tpamclient.TpamClient(settings, tpamclient.Deadline(60), lambda line: None)
+    client = tpamclient.TpamClient(settings, tpamerrors.Deadline(60), lambda line: None)
     for system in case['before']:
         assert listed(client, system)
     raised = None
     sys.settrace(strike.count)
     try:
         client.list_systems(SystemName='WEB01')
-    except tpamclient.TpamError:
+    except tpamerrors.TpamError:
         pass
     except Exception:
         raised = sys.exc_info()[0].__name__
@@ -684,7 +716,7 @@ def play(case, strike):
 def function(case):
     rehearsal = Strike()
     assert play(case, rehearsal) is None
-    strikes = [Strike((line, number + 1))
+    strikes = [Strike(line + (number + 1,))
                for line, times in rehearsal.ran.items() for number in range(times)]
     outcomes = [(strike.at, play(case, strike)) for strike in strikes]
     return [len([strike for strike in strikes if strike.struck]),

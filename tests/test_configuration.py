@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-import main
+import tpamconfig
 from conftest import (API_PASSWORD, GATEWAY_PASSWORD, PASSWORD, certificate, configuration,
                       read)
 from fake_tpam import Refusal
@@ -19,8 +19,9 @@ KEY = re.search('-----BEGIN [A-Z ]*PRIVATE KEY-----.*END [A-Z ]*PRIVATE KEY-----
 INDENTED = 'must be one line; is the next line indented by mistake?'
 SERVER = ('must be host, host:port, [ipv6]:port or srv:name, without https:// and user@; an international name is '
           'written with xn--')
-STORE = '$ means a store of the Python 3 environment, which this plugin has not; write the value itself'
-NO_PEM = 'must be PEM: -----BEGIN %s----- …, each line after the first indented by one space'
+STORE = ('$ means a store of the Python 3 environment, which this plugin does not have; write the value '
+         'itself')
+NO_PEM = 'must be PEM: -----BEGIN %s----- …'
 ENCRYPTED = 'must hold an unencrypted key: nobody can type a pass phrase here'
 
 
@@ -33,17 +34,41 @@ def whole(**sections):
 
 
 def settings_of(text):
-    found, problems = main.read_configuration(text)
+    found, problems = tpamconfig.read_configuration(text)
     assert problems == []
     return found
 
 
 def problems_of(text):
-    return main.read_configuration(text)[1]
+    return tpamconfig.read_configuration(text)[1]
 
 
 def option_problems(section, option, value):
-    return problems_of(configuration(**whole(**{section: {option: value}})))
+    return problems_of(with_option(section, option, value))
+
+
+def with_option(section, option, value):
+    return configuration(**whole(**{section: {option: value}}))
+
+
+def written(section):
+    """The name of a section as it is written in a configuration."""
+    return section if section in tpamconfig.OPTIONS else section.replace('_', '-')
+
+
+def place(text, section, option):
+    """Where this option stands in this text, as a problem names it."""
+    inside = None
+    for number, line in enumerate(text.split('\n'), 1):
+        inside = line.strip('[]') if line.startswith('[') else inside
+        if inside == written(section) and re.match(re.escape(option) + ' *[=:]', line, re.I):
+            return '[%s] %s (line %d)' % (inside, option, number)
+    raise AssertionError('no option %s' % option)
+
+
+def names(problems):
+    """The sections and options that problems are about."""
+    return sorted(re.sub(' \\(line [0-9]+\\)$', '', problem.partition(':')[0]) for problem in problems)
 
 
 def test_a_whole_configuration_has_no_problems_and_every_default():
@@ -51,7 +76,7 @@ def test_a_whole_configuration_has_no_problems_and_every_default():
     assert found['tpam']['server'] == [('tpam.example.com', None)]
     assert found['tls']['ca_cert'] == CA.strip()
     given = [('tpam', 'server'), ('tpam', 'username'), ('tpam', 'password'), ('tls', 'ca_cert')]
-    for section, options in main.OPTIONS.items():
+    for section, options in tpamconfig.OPTIONS.items():
         for option, (_, default) in (options or {}).items():
             assert (section, option) in given or found[section][option] == default
 
@@ -87,23 +112,32 @@ def test_a_pin_or_no_tls_stand_in_for_the_ca():
 # ---- what is unknown
 
 @pytest.mark.parametrize('text, problem', [
-    ('[tpma]\nserver=x', '[tpma]: unknown section; did you mean tpam?'),
-    ('[TPAM]\nserver=x', '[TPAM]: unknown section; did you mean tpam?'),
-    ('[check_in]', '[check_in]: unknown section; did you mean check-in?'),
-    ('[https proxy]', '[https proxy]: unknown section; did you mean https-proxy?'),
-    ('[zzz]', '[zzz]: unknown section; known: account, check-in, check-in-trigger, domain_asset_mapping, https-proxy, '
-              'logging, private_keys, request, tls, tpam'),
-    ('[account]\nprefx=x', '[account] prefx: unknown option; did you mean prefix?'),
-    ('[account]\nprefx=', '[account] prefx: unknown option; did you mean prefix?'),
-    ('[tpam]\nAuthorisation=policy', '[tpam] authorisation: unknown option; did you mean authorization?'),
-    ('[check-in-trigger]\nshh=session-ended', '[check-in-trigger] shh: unknown option; did you mean ssh?'),
-    ('[logging]\nzzz=x', '[logging] zzz: unknown option; known: log_level'),
-    ("[account]\nit's\x1b[2J=x", "[account] it\\'s\\x1b[2j: unknown option; known: prefix, suffix"),
-    ('[tls]\nchec\u212a_host_name=no',
-     '[tls] chec\u212a_host_name: unknown option; did you mean check_host_name?'),
+    ('[tpma]\nserver=x', '[tpma] (line %d): unknown section; did you mean tpam?'),
+    ('[TPAM]\nserver=x', '[TPAM] (line %d): unknown section; did you mean tpam?'),
+    ('[check_in]', '[check_in] (line %d): unknown section; did you mean check-in?'),
+    ('[https proxy]', '[https proxy] (line %d): unknown section; did you mean https-proxy?'),
+    ("[it's\x1b[2J]", "[it\\'s\\x1b[2J] (line %d): unknown section; known: account, check-in, check-in-trigger, "
+                      'domain_asset_mapping, https-proxy, logging, private_keys, request, tls, tpam'),
+    ('[DEFAULT]\nserver=x', '[DEFAULT] (line %d): unknown section; known: account, check-in, check-in-trigger, '
+                            'domain_asset_mapping, https-proxy, logging, private_keys, request, tls, tpam'),
 ])
-def test_an_unknown_name_is_told_which_known_one_it_resembles(text, problem):
-    assert problems_of(configuration(**whole()) + text + '\n') == [problem]
+def test_an_unknown_section_is_told_which_known_one_it_resembles(text, problem):
+    working = configuration(**whole())
+    assert problems_of(working + text + '\n') == [problem % (working.count('\n') + 1)]
+
+
+@pytest.mark.parametrize('text, problem', [
+    ('[account]\nprefx=x', '[account] (line %d): unknown option; did you mean prefix?'),
+    ('[account]\nprefx=', '[account] (line %d): unknown option; did you mean prefix?'),
+    ('[tpam]\nAuthorisation=policy', '[tpam] (line %d): unknown option; did you mean authorization?'),
+    ('[check-in-trigger]\nshh=session-ended', '[check-in-trigger] (line %d): unknown option; did you mean ssh?'),
+    ('[logging]\nzzz=x', '[logging] (line %d): unknown option; known: log_level'),
+    ('[tls]\nchec\u212a_host_name=no', '[tls] (line %d): unknown option; did you mean check_host_name?'),
+    ('[account]\n\x0b=x', '[account] (line %d): unknown option; known: prefix, suffix'),
+])
+def test_an_unknown_option_is_told_which_known_one_it_resembles(text, problem):
+    working = configuration(**whole())
+    assert problems_of(working + text + '\n') == [problem % (working.count('\n') + 2)]
 
 
 # ---- what has a wrong value
@@ -176,15 +210,17 @@ WRONG = [
 @pytest.mark.parametrize('section, option, value, must', [
     (section, option, value, must) for section, option, values, must in WRONG for value in values])
 def test_a_wrong_value_is_told_what_it_must_be(section, option, value, must):
-    assert option_problems(section, option, value) == [
-        '[%s] %s: %s' % (section if section in main.OPTIONS else section.replace('_', '-'), option, must)]
+    text = with_option(section, option, value)
+    assert problems_of(text) == ['%s: %s' % (place(text, section, option), must)]
 
 
 @pytest.mark.parametrize('value', ['$', '$[ca]', '$[]', '$[a b]'])
 @pytest.mark.parametrize('section, option', [('tpam', 'password'), ('tls', 'ca_cert'), ('tls', 'client_cert'),
                                              ('tpam', 'timeout'), ('domain_asset_mapping', 'example.com')])
 def test_a_reference_to_a_store_is_refused(section, option, value):
-    assert option_problems(section, option, value) == ['[%s] %s: %s' % (section, option, STORE)]
+    text = with_option(section, option, value)
+    shown = place(text, section, option).replace(' example.com', '')
+    assert problems_of(text) == ['%s: %s' % (shown, STORE)]
 
 
 def test_a_dollar_is_otherwise_a_character_like_any_other():
@@ -195,7 +231,9 @@ def test_a_dollar_is_otherwise_a_character_like_any_other():
 def test_a_line_that_was_indented_by_mistake_is_told_so_and_not_repeated():
     for section, option in (('tpam', 'username'), ('tpam', 'server'), ('logging', 'log_level'),
                             ('domain_asset_mapping', 'example.com')):
-        assert option_problems(section, option, 'x\npassword=geheim') == ['[%s] %s: %s' % (section, option, INDENTED)]
+        text = with_option(section, option, 'x\npassword=geheim')
+        shown = place(text, section, option).replace(' example.com', '')
+        assert problems_of(text) == ['%s: %s' % (shown, INDENTED)]
 
 
 # ---- what contradicts something else
@@ -204,26 +242,28 @@ def test_a_line_that_was_indented_by_mistake_is_told_so_and_not_repeated():
     ({'tpam': {'authorization': 'policy'}},
      ['[tpam] required_policy: missing; the policy that authorization=policy asks for']),
     ({'tpam': {'required_policy': 'Privileged'}},
-     ['[tpam] required_policy: is only looked at with authorization=policy; set that, or leave it out']),
+     ['[tpam] required_policy (line …): is only looked at with authorization=policy; set that, or leave it out']),
     ({'tpam': {'username': None, 'password': None}, 'tls': {'enabled': 'no', 'client_cert': CLIENT}},
      ['[tpam] username: missing; the API user of the credential server (or a client_cert under [tls])']),
     ({'tpam': {'use_credential': 'gateway', 'username': None, 'password': None}, 'check_in': {'force_reset': 'yes'}},
-     ['[tpam] use_credential: must be explicit with authorization=request or force_reset=yes, since the hooks that '
-      'give back are not told the password of the gateway user']),
+     ['[tpam] use_credential (line …): must be explicit with authorization=request or force_reset=yes, since the '
+      'hooks that check in are not told the password of the gateway user']),
     ({'tpam': {'authorization': 'request', 'username': None, 'password': None}, 'tls': {'client_cert': CLIENT}},
      ['[tpam] username: missing; authorization=request looks for requests of the API user under this name']),
     ({'check_in': {'force_reset': 'yes'}, 'private_keys': {'command': 'Retrieve'}},
      ['[private_keys] account_suffix: missing; with command=Retrieve and force_reset=yes, keys that are stored as '
       'passwords would be overwritten']),
     ({'https_proxy': {'server': 'proxy:3128'}},
-     ['[https-proxy] server: must be a host name or an address alone; its port is the option port']),
+     ['[https-proxy] server (line …): must be a host name or an address alone; its port is the option port']),
     ({'https_proxy': {'server': 'srv:_proxy._tcp.example.com'}},
-     ['[https-proxy] server: must be a host name or an address alone; its port is the option port']),
+     ['[https-proxy] server (line …): must be a host name or an address alone; its port is the option port']),
     ({'https_proxy': {'username': 'x', 'password': 'y'}},
      ['[https-proxy] server: missing; there is a username or password for it']),
 ])
 def test_options_that_contradict_one_another_are_named(sections, problems):
-    assert problems_of(configuration(**whole(**sections))) == problems
+    text = configuration(**whole(**sections))
+    assert problems_of(text) == [
+        re.sub(r'\[(.*)\] (\w+) \(line …\)', lambda name: place(text, *name.groups()), problem) for problem in problems]
 
 
 WITHOUT_REQUESTS = [{}, {'authorization': 'gateway'}, {'authorization': 'approval'},
@@ -239,14 +279,14 @@ OF_REQUESTS = [
 @pytest.mark.parametrize('option, value', OF_REQUESTS)
 def test_an_option_of_requests_is_an_error_in_another_mode(option, value, tpam):
     problem, = problems_of(configuration(**whole(tpam=tpam, request={option: value})))
-    assert problem.startswith('[request] %s: ' % option)
+    assert problem.startswith('[request] %s (line 2): ' % option)
     assert 'authorization=request' in problem
 
 
 def test_every_option_of_requests_that_has_no_effect_is_named():
     given = dict(OF_REQUESTS, reason_code='R7')
     found = problems_of(configuration(**whole(request=given)))
-    assert sorted(problem.partition(':')[0] for problem in found) == [
+    assert names(found) == [
         '[request] access_policy', '[request] approval_timeout', '[request] poll_interval',
         '[request] release_duration']
 
@@ -292,20 +332,20 @@ CHOSEN = [
     ('tls', 'enabled'), ('tls', 'server_fingerprint'), ('tls', 'check_host_name'),
     ('tls', 'protocol'), ('check_in', 'force_reset'), ('private_keys', 'enabled'),
     ('private_keys', 'command'), ('logging', 'log_level'),
-] + [('check_in_trigger', option) for option in ('default',) + main.PROTOCOLS]
+] + [('check_in_trigger', option) for option in ('default',) + tpamconfig.PROTOCOLS]
 
 
 @pytest.mark.parametrize('section, option', CHOSEN)
 @pytest.mark.parametrize('value', ['', ' \t'])
 def test_an_option_that_is_a_choice_is_not_left_empty(section, option, value):
-    problem, = option_problems(section, option, value)
-    written = section if section in main.OPTIONS else section.replace('_', '-')
-    assert problem.startswith('[%s] %s: must ' % (written, option))
+    text = with_option(section, option, value)
+    problem, = problems_of(text)
+    assert problem.startswith('%s: must ' % place(text, section, option))
 
 
 def test_an_empty_list_of_domains_does_not_allow_every_domain():
     problem, = option_problems('tpam', 'gateway_domains', '')
-    assert problem.startswith('[tpam] gateway_domains: must ')
+    assert problem.startswith('[tpam] gateway_domains (line ') and '): must ' in problem
 
 
 def test_an_option_that_is_text_may_be_left_empty():
@@ -318,36 +358,70 @@ def test_an_option_that_is_text_may_be_left_empty():
 def test_an_empty_mode_is_not_the_laxest_one(world):
     result = world.session(tpam={'authorization': ''}).call('get_password_list')
     assert result.credentials is None
-    assert '[tpam] authorization: ' in result.raised['message']
+    assert '[tpam] authorization (line ' in result.raised['message']
     assert world.server.connections == 0
 
 
 # ---- what is no configuration
 
-def test_text_before_a_section_is_named_by_its_line():
-    assert problems_of('; a comment\n\npassword=geheim\n[tpam]\n') == ['Line 3 stands before the first [section]']
+OUTSIDE = 'Before the first [section]: line %s; each option stands in its section'
+UNREADABLE = ('Neither [section] nor option=value: line %s; only the further lines of a value are '
+              'indented')
+
+
+def test_text_before_a_section_is_named_by_its_lines():
+    text = '; a comment\n\npassword=geheim\n\n geheim, too\n'
+    assert problems_of(text + configuration(**whole())) == [OUTSIDE % '3, 5']
+
+
+def test_a_text_without_any_section_is_told_so():
+    assert problems_of('server=x\nusername=sps\n') == [OUTSIDE % '1, 2'] + MISSING
 
 
 def test_lines_that_are_no_options_are_named_by_their_numbers_and_not_repeated():
-    text = '[tpam]\nserver=x\ngeheim\n\n[tls\nalso geheim\n'
-    assert problems_of(text) == ['Neither [section] nor option=value: line 3, 5, 6; only the further lines of a value '
-                                 'are indented']
+    text = '[account]\nprefix=x\ngeheim\n\n[tls\nalso geheim\n'
+    assert problems_of(text + configuration(**whole())) == [UNREADABLE % '3, 5, 6']
 
 
-@pytest.mark.parametrize('text', ['[tpam]\npath=/a\n[tls]\n[tpam] \nPath: /b\n', '[tpam]\npath=/a\n\n# x\npath =/a\n'])
+def test_the_options_below_a_damaged_section_do_not_belong_to_the_section_above():
+    working = configuration(**whole())
+    assert problems_of(working + '[https-proxy\nserver=x\nport=0\n') == [
+        UNREADABLE % (working.count('\n') + 1)]
+
+
+@pytest.mark.parametrize('text', [
+    '[tpam]\npath=/a\n[logging]\n[tpam] \nPath: /b\n', '[tpam]\npath=/a\n\n# x\npath =/a\n'])
 def test_an_option_that_is_given_twice_is_refused(text):
-    assert problems_of(text) == ['Line 5 gives an option of its section a second time; leave one of them out']
+    assert problems_of(text + configuration(**whole())) == [
+        '[tpam] path (line 5): is given in line 2 already; leave one of them out']
+
+
+def test_a_section_that_is_given_twice_is_one():
+    text = configuration(**whole()) + '[tpam]\npath=/other\n'
+    assert settings_of(text)['tpam']['server'] == [('tpam.example.com', None)]
+    assert settings_of(text)['tpam']['path'] == '/other'
+
+
+@pytest.mark.parametrize('line', ['rem path=/a', 'REM', 'Rem\tx', '; path=/a', '#path=/a', ' \t'])
+def test_a_comment_or_blank_line_is_no_option(line):
+    text = configuration(**whole()).replace('[tpam]\n', '[tpam]\n%s\n' % line)
+    assert settings_of(text)['tpam']['path'] == '/RPC2'
+
+
+def test_a_name_that_begins_like_a_comment_is_an_option():
+    text = configuration(**whole(domain_asset_mapping={'rem': 'a', 'remote': 'b'}))
+    assert settings_of(text)['domain_asset_mapping'] == {'rem': 'a', 'remote': 'b'}
 
 
 @pytest.mark.parametrize('rest', [' server_fingerprint=sha256:00', '; a comment\n server_fingerprints = sha256:00',
                                   '\n [check-in]\n force_reset=yes'])
 def test_what_hides_behind_pem_by_its_indentation_is_refused(rest):
     hidden = '[tls]\nca_cert=%s\n%s\n' % (CA.strip().replace('\n', '\n '), rest)
-    assert '[tls] ca_cert: has another option behind it that is indented by mistake' in problems_of(hidden)
+    assert '[tls] ca_cert (line 2): ' + HIDDEN in problems_of(hidden)
 
 
-HIDDEN = '[tls] ca_cert: has another option behind it that is indented by mistake'
-KNOWN = sorted(set(option for options in main.OPTIONS.values() for option in options or ()))
+HIDDEN = 'has another option behind it that is indented by mistake'
+KNOWN = sorted(set(option for options in tpamconfig.OPTIONS.values() for option in options or ()))
 
 
 def ca_cert_problems(text):
@@ -361,7 +435,7 @@ def ca_cert_problems(text):
     'server_fingerprint:', 'check_host_name: yes', 'Subject: CN = tpam\nserver_fingerprint: x',
 ])
 def test_an_option_with_a_colon_that_hides_behind_pem_is_refused(rest):
-    assert ca_cert_problems(rest) == [HIDDEN]
+    assert ca_cert_problems(rest) == ['[tls] ca_cert (line 6): ' + HIDDEN]
 
 
 def test_every_known_option_is_found_behind_pem():
@@ -372,7 +446,18 @@ def test_every_known_option_is_found_behind_pem():
 
 def test_an_option_with_a_colon_is_found_between_two_certificates_and_in_front_of_them():
     for text in (CA + 'server_fingerprint: x\n' + CA, 'server_fingerprint: x\n' + CA):
-        assert option_problems('tls', 'ca_cert', text) == [HIDDEN]
+        whole_text = with_option('tls', 'ca_cert', text)
+        assert problems_of(whole_text) == ['%s: %s' % (place(whole_text, 'tls', 'ca_cert'), HIDDEN)]
+
+
+def test_an_option_that_hides_inside_a_pem_is_found_and_read_if_it_is_not_indented():
+    lines = CA.strip().split('\n')
+    for option in ('enabled=no', 'check_host_name : no'):
+        inside = '\n'.join(lines[:-1] + [option] + lines[-1:])
+        assert HIDDEN in option_problems('tls', 'ca_cert', inside)[0]
+        found, problems = tpamconfig.read_configuration('[tls]\nca_cert=' + inside + '\n')
+        assert not found['tls'][re.match('[a-z_]+', option).group()]
+        assert problems
 
 
 @pytest.mark.parametrize('text', [
@@ -388,19 +473,75 @@ def test_text_that_openssl_writes_around_pem_is_harmless(text):
     assert option_problems('tls', 'ca_cert', CA + text) == []
 
 
-def test_a_password_behind_the_name_of_its_option_is_not_repeated():
-    assert not [problem for problem in problems_of('[tpam]\npassword Tr0ub4dor=3\n') if 'tr0ub' in problem.lower()]
+def test_a_password_behind_the_name_of_its_option_or_on_a_line_alone_is_not_repeated():
+    for line in ('password Tr0ub4dor=3', 'password\tTr0ub4dor=3', 'Tr0ub4dor=3', 'Tr0ub4dor:3', '[Tr0ub4dor'):
+        assert not [problem for problem in problems_of('[tpam]\n%s\n' % line) if 'tr0ub' in problem.lower()]
 
 
-def test_an_indented_line_before_the_first_option_of_a_section_is_named_on_every_python():
-    problem, = problems_of('[tls]\n enabled=no\n')
-    assert problem.startswith('Neither [section] nor option=value: line 2;')
+def test_an_indented_line_before_the_first_option_of_a_section_is_named():
+    assert problems_of('[logging]\n log_level=info\n' + configuration(**whole())) == [UNREADABLE % '2']
 
 
-def test_pem_that_was_pasted_without_indentation_is_not_repeated():
-    problem, = problems_of('[tls]\nclient_cert=' + CLIENT)
-    assert problem.startswith('Neither [section] nor option=value: line 3, 4')
-    assert not [line for line in CLIENT.splitlines() if line in problem]
+# ---- PEM as people paste it
+
+@pytest.mark.parametrize('indent', ['', ' ', '\t  '])
+@pytest.mark.parametrize('end', ['\n', '\r\n', '\n\n', '\n \n', '\n; a comment\n'])
+@pytest.mark.parametrize('begin', ['client_cert=', 'client_cert =  ', 'client_cert=\n'])
+def test_pem_may_be_pasted_with_and_without_indentation_and_with_blank_lines(begin, end, indent):
+    lines = CLIENT.strip().split('\n')
+    text = (configuration(**whole()) + '[tls]\n' + begin + (end + indent).join(lines) + '\ncheck_host_name=no\n')
+    found = settings_of(text)['tls']
+    assert found['client_cert'].strip() == CLIENT.strip()
+    assert found['check_host_name'] is False
+
+
+def test_pem_of_which_only_some_lines_are_indented_is_taken():
+    lines = ['%s%s' % (' ' * (number % 2), line) for number, line in enumerate(CA.strip().split('\n'))]
+    assert settings_of('[tls]\nca_cert=' + '\n'.join(lines) + '\n' + configuration(
+        **whole(tls={'ca_cert': None})))['tls']['ca_cert'] == CA.strip()
+
+
+def test_several_pasted_certificates_are_one_value():
+    text = configuration(**whole(tls={'ca_cert': None})) + '[tls]\nca_cert=' + CA + certificate('client-ca')
+    assert settings_of(text)['tls']['ca_cert'] == (CA + certificate('client-ca')).strip()
+
+
+def test_the_lines_behind_a_pem_are_numbered_as_they_are_written():
+    text = '[tls]\nca_cert=' + CA.replace('\n', '\n\n') + 'protocol=x\n'
+    assert '[tls] protocol (line %d): must be one of tlsv1, negotiate' % text.count('\n') in problems_of(text)
+
+
+DAMAGED = {
+    'without its END': lambda pem: pem.replace('-----END', '----END'),
+    'without its BEGIN': lambda pem: pem.replace('-----BEGIN', '----BEGIN'),
+    'cut off': lambda pem: pem[:len(pem) // 2],
+    'without dashes': lambda pem: pem.replace('-', ''),
+}
+
+
+@pytest.mark.parametrize('damage', sorted(DAMAGED))
+def test_no_line_of_a_damaged_pem_is_repeated_and_no_option_behind_it_is_lost(damage):
+    pem = DAMAGED[damage](KEY)
+    text = '[tls]\nclient_cert=' + pem + '\nserver_fingerprint=sha256:0\n[tpam]\ntimeout=0\n'
+    found = '\n'.join(problems_of(text))
+    key = [line.lower() for line in pem.splitlines() if line and 'KEY' not in line]
+    assert len(key) > 10 and not [line for line in key if line in found.lower()]
+    assert '[tls] client_cert (line 2): must be PEM: ' in found
+    assert '[tls] server_fingerprint (line ' in found and '[tpam] timeout (line ' in found
+
+
+def test_an_option_behind_a_pem_without_end_is_not_taken_for_a_part_of_the_next_pem():
+    cut = CA.strip().rpartition('\n')[0].replace('\n', '\n ')
+    text = '[tls]\nca_cert=' + cut + '\nenabled=no\nclient_cert=' + CLIENT
+    found, problems = tpamconfig.read_configuration(text)
+    assert found['tls']['enabled'] is False
+    assert [problem for problem in problems if 'ca_cert' in problem] == [
+        '[tls] ca_cert (line 2): ' + NO_PEM % 'CERTIFICATE']
+
+
+def test_a_password_that_looks_like_the_beginning_of_a_pem_ends_with_its_line():
+    text = configuration(**whole(tpam={'password': '-----BEGIN x-----', 'system_prefix': '-----END '}))
+    assert settings_of(text)['tpam']['password'] == '-----BEGIN x-----'
 
 
 @pytest.mark.parametrize('text', [b'[tpam]\npassword=geh\xe4im\n', b'\xff\xfe[\0t\0p\0a\0m\0]\0'])
@@ -408,19 +549,64 @@ def test_text_that_is_not_utf_8_is_told_so(text):
     assert problems_of(text) == ['The configuration is not UTF-8 text']
 
 
-def test_a_section_of_defaults_is_refused():
-    assert problems_of('[DEFAULT]\nserver=x\n' + configuration(**whole())) == [
-        '[DEFAULT]: unknown section; each option stands in its own']
-
-
 # ---- all of them
 
-def test_all_that_is_wrong_is_listed():
-    text = '[tpam]\npasword=x\ntimeout=0\nauthorization=policy\n[tls]\nca_cert=x\n[tpma]\na=1\nb=2\n[lgging]\n'
-    found = problems_of(text)
-    assert sorted(problem.partition(':')[0] for problem in found) == sorted([
-        '[tpam] pasword', '[tpam] timeout', '[tls] ca_cert', '[tpma]', '[lgging]', '[tpam] server', '[tpam] username',
-        '[tpam] required_policy'])
+def test_all_problems_of_a_text_are_told_at_once_in_the_order_of_their_lines():
+    text = """geheim
+[tpam]
+pasword=x
+timeout=0
+authorization=policy
+timeout=1
+geheim
+[tls]
+ca_cert=x
+; a comment
+protocol=
+[tpma]
+a=1
+[request]
+ poll_interval=1
+poll_interval=1
+[lgging]
+geheim
+"""
+    assert problems_of(text) == [
+        OUTSIDE % '1',
+        '[tpam] (line 3): unknown option; did you mean password?',
+        '[tpam] timeout (line 4): ' + whole_number(1, 290),
+        '[tpam] timeout (line 6): is given in line 4 already; leave one of them out',
+        UNREADABLE % '7, 15, 18',
+        '[tls] ca_cert (line 9): ' + NO_PEM % 'CERTIFICATE',
+        '[tls] protocol (line 11): ' + ONE_OF + 'tlsv1, negotiate',
+        '[tpma] (line 12): unknown section; did you mean tpam?',
+        '[lgging] (line 17): unknown section; did you mean logging?',
+        MISSING[0], MISSING[2],
+        '[tpam] required_policy: missing; the policy that authorization=policy asks for',
+        '[request] poll_interval (line 16): is only looked at with [tpam] authorization=request; set that, or leave '
+        'it out',
+    ]
+
+
+LINES = some.one_of(
+    some.text(max_size=20),
+    some.sampled_from(sorted('[%s]' % section for section in tpamconfig.OPTIONS)),
+    some.builds('{0}{1}{2}{3}'.format, some.sampled_from(['', ' ', '\t']),
+                some.sampled_from(sorted(set(option for options in tpamconfig.OPTIONS.values() for option in options))),
+                some.sampled_from(['=', ':', ' = ', '']), some.text(max_size=10)),
+    some.sampled_from(CLIENT.splitlines()))
+TEXTS = some.one_of(some.text(), some.binary(), some.builds('\n'.join, some.lists(LINES)),
+                    some.builds(lambda lines: '\r\n'.join(lines).encode('utf-8', 'replace'), some.lists(LINES)))
+
+
+@given(TEXTS)
+@settings(max_examples=300, deadline=None, database=None)
+def test_any_text_ends_with_whole_settings_and_problems(text):
+    found, problems = tpamconfig.read_configuration(text)
+    for section, options in tpamconfig.OPTIONS.items():
+        assert set(options) <= set(found[section])
+    assert all(isinstance(problem, type('')) and problem for problem in problems)
+    assert '\n' not in ''.join(problems)
 
 
 def test_no_problem_repeats_a_value():
@@ -428,7 +614,7 @@ def test_no_problem_repeats_a_value():
     for value in (secret, 'x\n' + secret, secret + ':' + secret + '@x', '-----BEGIN ' + secret):
         text = ''.join('[%s]\n%s\nx=%s\n' % (
             section, '\n'.join('%s=%s' % (option, value.replace('\n', '\n ')) for option in sorted(options or ['a'])),
-            value.replace('\n', '\n ')) for section, options in sorted(main.OPTIONS.items()))
+            value.replace('\n', '\n ')) for section, options in sorted(tpamconfig.OPTIONS.items()))
         found = problems_of(text)
         assert len(found) > 30
         assert secret not in '\n'.join(found)
@@ -439,7 +625,7 @@ def test_every_hook_tells_all_of_it_and_asks_nobody(world):
     sps = world.sps(text=configuration(**sections))
     result = sps.call('get_password_list', {'server_username': 'root', 'server_ip': '10.0.0.5', 'session_id': 's'})
     lines = [line for line in result.lines if line.startswith('ERROR')]
-    assert sorted(line.split(': ')[1] for line in lines) == ['[logging] log_level', '[tpam] pasword', '[tpam] timeout']
+    assert names(line.split(': ', 1)[1] for line in lines) == ['[logging] log_level', '[tpam]', '[tpam] timeout']
     assert result.raised['message'] in [line[len('ERROR '):].partition("; session_id='s'")[0] for line in lines]
     assert world.server.connections == 0
 
@@ -517,7 +703,7 @@ DEFAULT_CFG = read('../default.cfg')
 
 
 def test_default_cfg_as_it_is_sets_nothing(world):
-    assert main.read_configuration(DEFAULT_CFG) == main.read_configuration('')
+    assert tpamconfig.read_configuration(DEFAULT_CFG) == tpamconfig.read_configuration('')
     result = world.sps(text=DEFAULT_CFG).call('session_ended', {})
     assert result.lines == ["ERROR Wrong configuration: %s; session_id=''" % problem for problem in MISSING]
 
@@ -534,9 +720,9 @@ def documented():
 
 def test_default_cfg_documents_every_option_with_its_default():
     shown = dict(((section, option), value) for section, option, value in documented())
-    for section, options in main.OPTIONS.items():
+    for section, options in tpamconfig.OPTIONS.items():
         for option, (parse, default) in (options or {}).items():
-            if section == 'check-in-trigger' and option in main.PROTOCOLS:
+            if section == 'check-in-trigger' and option in tpamconfig.PROTOCOLS:
                 assert re.search(r'\b%s\b' % option, DEFAULT_CFG.partition('[check-in-trigger]')[2]), option
                 continue
             value = shown.pop((section, option))

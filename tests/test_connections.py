@@ -9,7 +9,7 @@ import pytest
 
 import bad_server
 import fake_tpam
-import tpamclient
+import tpamerrors
 from bad_server import DONE, array, member, response, struct
 from certs import make
 from conftest import PASSWORD, PYTHONS, World, read
@@ -329,7 +329,7 @@ def test_a_call_is_not_sent_a_third_time(client, command):  # noqa: F811
     with server:
         asked = client(server)
         asked.retrieve(SystemName='WEB01', AccountName='root')
-        pytest.raises(tpamclient.TpamError, ONCE[command], asked)
+        pytest.raises(tpamerrors.TpamError, ONCE[command], asked)
     assert (server.connections, len(server.requests)) == (2, 3)
 
 
@@ -338,7 +338,7 @@ def test_a_call_whose_answer_was_begun_is_not_sent_again(client, command):  # no
     with idle_server(GOOD, lambda connection: connection.sendall(GOOD[:40])) as server:
         asked = client(server)
         asked.retrieve(SystemName='WEB01', AccountName='root')
-        pytest.raises(tpamclient.TpamOutcomeUnknown, ONCE[command], asked)
+        pytest.raises(tpamerrors.TpamOutcomeUnknown, ONCE[command], asked)
     assert (server.connections, len(server.requests)) == (1, 2)
 
 
@@ -347,7 +347,7 @@ def test_a_call_that_is_not_answered_in_time_is_not_sent_again(client, command):
     with idle_server(GOOD, bad_server.keep_open) as server:
         asked = client(server, timeout=1)
         asked.retrieve(SystemName='WEB01', AccountName='root')
-        pytest.raises(tpamclient.TpamError, ONCE[command], asked)
+        pytest.raises(tpamerrors.TpamError, ONCE[command], asked)
     assert (server.connections, len(server.requests)) == (1, 2)
 
 

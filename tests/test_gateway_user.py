@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import test_policy
-import tpamclient
+import tpamerrors
 from conftest import GATEWAY_PASSWORD, PASSWORD
 from fake_dns import FakeDns
 from fake_sps import GET_HOOKS
@@ -546,19 +546,19 @@ def test_a_denial_of_one_account_is_not_taken_for_that_of_a_look_alike(quick, on
     ('k', KELVIN), ('i', DOTTED), ('I', DOTTED), ('s', LONG_S), ('S', LONG_S), ('I', DOTLESS),
     ('ss', '\xdf'), ('\xe5', '\u212b'), ('\u03c9', '\u2126'), ('\u03c3', '\u03c2'), ('a', 'b')])
 def test_names_that_look_alike_are_not_folded_together(one, other):
-    assert tpamclient.folded(one) != tpamclient.folded(other)
+    assert tpamerrors.folded(one) != tpamerrors.folded(other)
 
 
 @pytest.mark.parametrize('one, other', SAME + [
     ('AZ', 'az'), ('\xc5', '\xe5'), ('\u03a9', '\u03c9')])
 def test_upper_and_lower_case_of_a_name_are_folded_together(one, other):
-    assert tpamclient.folded(one) == tpamclient.folded(other)
+    assert tpamerrors.folded(one) == tpamerrors.folded(other)
 
 
 def test_a_letter_is_folded_only_where_its_lower_case_leads_back_to_it():
     for code in range(0x10000):
         letter = '%c' % code
-        small = tpamclient.folded(letter)
+        small = tpamerrors.folded(letter)
         assert small == letter or small.upper() == letter, hex(code)
         assert len(small) == 1, hex(code)
         assert (ord(small) < 128) == (code < 128), hex(code)
@@ -571,7 +571,7 @@ TEXT = some.text(some.characters(blacklist_categories=('Cs',)), max_size=20)
 @settings(max_examples=200, deadline=None, database=None)
 def test_folding_goes_letter_by_letter_and_ends(one, other):
     """Python 3 makes another letter of a sigma at the end of a word."""
-    folded = tpamclient.folded
+    folded = tpamerrors.folded
     assert folded(one + other) == folded(one) + folded(other)
     assert folded(folded(one)) == folded(one)
     assert folded(one.upper() + '\u03a3') == folded(one.upper()) + '\u03c3'
@@ -580,7 +580,7 @@ def test_folding_goes_letter_by_letter_and_ends(one, other):
 @given(some.text(some.characters(max_codepoint=127), max_size=20))
 @settings(max_examples=100, deadline=None, database=None)
 def test_ascii_is_folded_to_its_lower_case(value):
-    assert tpamclient.folded(value) == value.lower()
+    assert tpamerrors.folded(value) == value.lower()
 
 
 # ---- rows of policies as TPAM prints them

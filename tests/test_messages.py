@@ -14,8 +14,17 @@ DOCUMENT = os.path.join('docs', 'messages.md')
 EXCEPTIONS = {'TpamError': 'ERROR', 'TpamUnavailable': 'ERROR', 'TpamOutcomeUnknown': 'ERROR', 'TpamRefused': 'WARNING',
               'BadAnswer': 'ERROR', 'error': 'ERROR'}  # the last is socket.error
 SOURCES = {  # module -> what more makes a message there; the reasons of sshkey.py say themselves what to do
-    'main.py': {'calls': ('ValueError',), 'functions': ('_contradictions',), 'names': ()},
-    'tpamclient.py': {'calls': (), 'functions': ('_reason',), 'names': ('reason',)},
+    'main.py': {'calls': (), 'functions': (), 'names': ()},
+    'tpamconfig.py': {'calls': ('ValueError',), 'functions': ('_missing', '_misplaced'), 'names': ()},
+    'tpamini.py': {'calls': ('ValueError',), 'functions': (), 'names': ()},
+    'tpamtarget.py': {'calls': (), 'functions': (), 'names': ()},
+    'tpamcheckout.py': {'calls': (), 'functions': (), 'names': ('reason',), 'refusals': ('_reason_against',)},
+    'tpamcall.py': {'calls': (), 'functions': (), 'names': ()},
+    'tpamclient.py': {'calls': (), 'functions': (), 'names': ('reason',)},
+    'tpamxml.py': {'calls': (), 'functions': (), 'names': ('reason',)},
+    'tpamtransport.py': {'calls': (), 'functions': ('_check_tls',), 'names': ('reason',)},
+    'tpamhttp.py': {'calls': (), 'functions': ('reason_of',), 'names': ('reason',)},
+    'tpamerrors.py': {'calls': (), 'functions': (), 'names': ()},
 }
 UNKNOWN = ('…',)  # a person's or a server's words, a number, a name
 
@@ -24,12 +33,14 @@ class Collector(ast.NodeVisitor):
     """Collects (level, message) from a module; what is put into a message at run time is `…`.
 
     calls, functions, names: whose arguments, results and values are messages of level ERROR, besides those of log() and
-    of the EXCEPTIONS.
+    of the EXCEPTIONS; refusals: whose results are of level WARNING.
     """
 
-    def __init__(self, tree, calls=(), functions=(), names=()):
+    def __init__(self, tree, calls=(), functions=(), names=(), refusals=()):
         self.levels = dict(EXCEPTIONS, **dict.fromkeys(calls, 'ERROR'))
-        self.functions, self.names = functions, names
+        self.functions = dict.fromkeys(functions, 'ERROR')
+        self.functions.update(dict.fromkeys(refusals, 'WARNING'))
+        self.names = names
         self.found, self.scopes = set(), [tree]
         self.visit(tree)
 
@@ -37,7 +48,7 @@ class Collector(ast.NodeVisitor):
         self.scopes.append(node)
         for child in ast.walk(node) if node.name in self.functions else ():
             if isinstance(child, (ast.Yield, ast.Return)):
-                self.collect('ERROR', child.value)
+                self.collect(self.functions[node.name], child.value)
         self.generic_visit(node)
         self.scopes.pop()
 
@@ -82,6 +93,9 @@ class Collector(ast.NodeVisitor):
             return (re.sub('%[sd]', '…', value),)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
             return self.texts(node.left, depth + 1)
+        if isinstance(node, ast.Tuple):  # a problem of the configuration, with its line, or its section and option
+            parts = [self.texts(part, depth + 1)[0] for part in node.elts]
+            return ('[%s] %s: %s' % tuple(parts) if len(parts) == 3 else parts[-1],)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
             return tuple(left + right for left in self.texts(node.left, depth + 1)
                          for right in self.texts(node.right, depth + 1))
@@ -150,8 +164,12 @@ def hook(self, call):
     raise TpamRefused(reason)
     raise TpamError(words_of_the_server)
     about, late = 'eight', False
+    problems.append((line, 'ten %d' % line))
     raise BadAnswer(about='nine')
+def rule(settings):
+    yield 'tls', option, 'eleven'
 '''
-    assert Collector(ast.parse(code), names=('about',)).found == set([
+    assert Collector(ast.parse(code), functions=('rule',), names=('about',)).found == set([
         ('INFO', 'one'), ('WARNING', 'two …'), ('ERROR', 'three; and five'), ('ERROR', 'four; and five'),
-        ('WARNING', 'six'), ('ERROR', 'seven: …'), ('ERROR', 'eight'), ('ERROR', 'nine')])
+        ('WARNING', 'six'), ('ERROR', 'seven: …'), ('ERROR', 'eight'), ('ERROR', 'nine'),
+        ('ERROR', 'ten …'), ('ERROR', '[tls] …: eleven')])

@@ -163,12 +163,12 @@ def test_an_address_of_the_target_itself_is_not_looked_up(quick, monkeypatch):
 
 
 def test_addresses_of_both_versions_of_ip_are_asked_for(quick, monkeypatch):
-    lists(quick, {'fd00::5': 'WEB01'})
-    records = {WEB: ['10.0.0.8'], WEB_SIX: ['FD00:0::5']}
+    lists(quick, {'10.0.0.5': 'WEB01', 'fd00::5': 'WEB01'})
+    records = {WEB: ['10.0.0.5'], WEB_SIX: ['FD00:0::5']}
     result, asked = ask(quick, monkeypatch, OF_A_NAME, records, 'tpam')
     assert result.credentials == [PASSWORD]
     assert asked == [WEB, WEB_SIX]
-    assert trail(quick) == by_address('10.0.0.8', 'fd00::5') + [retrieved('gateway')]
+    assert trail(quick) == by_address('10.0.0.5', 'fd00::5') + [retrieved('gateway')]
 
 
 def test_a_name_behind_an_alias_is_looked_up(quick, monkeypatch):
@@ -179,24 +179,26 @@ def test_a_name_behind_an_alias_is_looked_up(quick, monkeypatch):
 
 def test_one_system_may_have_several_addresses(quick, monkeypatch):
     lists(quick, {'10.0.0.5': 'WEB01', '10.0.0.6': 'web01', 'fd00::5': 'WEB01'})
-    records = {WEB: ['10.0.0.5', '10.0.0.6', '10.0.0.7'], WEB_SIX: ['fd00::5']}
+    records = {WEB: ['10.0.0.5', '10.0.0.6'], WEB_SIX: ['fd00::5']}
     result, _ = ask(quick, monkeypatch, OF_A_NAME, records, 'tpam')
     assert result.credentials == [PASSWORD]
     assert sorted(trail(quick)[2:-1]) == sorted(
-        by_address('10.0.0.5', '10.0.0.6', '10.0.0.7', 'fd00::5')[2:])
+        by_address('10.0.0.5', '10.0.0.6', 'fd00::5')[2:])
 
 
 @pytest.mark.parametrize('records', [
     {WEB: ['10.0.0.5', '10.0.0.6']}, {WEB: ['10.0.0.5'], WEB_SIX: ['fd00::6']},
+    {WEB: ['10.0.0.5', '10.6.6.66']}, {WEB: ['10.6.6.66', '10.0.0.5']},
+    {WEB: ['10.0.0.5'], WEB_SIX: ['fd00::666']},
 ])
 @pytest.mark.parametrize('resolver', ['tpam', 'tpam,hostname'])
-def test_a_name_that_leads_to_two_systems_is_refused(quick, monkeypatch, records, resolver):
+def test_a_name_that_leads_to_another_host_besides_the_system_is_refused(quick, monkeypatch, records, resolver):
     quick.tpam.add_system('WEB', '10.0.0.9')
     quick.tpam.add_account('WEB', 'root', PASSWORD)
     lists(quick, {'10.0.0.5': 'WEB01', '10.0.0.6': 'WEB02', 'fd00::6': 'WEB02'})
     result, _ = ask(quick, monkeypatch, OF_A_NAME, records, resolver)
     assert result.credentials == []
-    assert 'more than one system' in result.log
+    assert 'do not all belong to one system' in result.log
     assert 'Retrieve' not in quick.tpam.commands()
 
 
@@ -211,16 +213,65 @@ def test_a_name_whose_addresses_the_server_does_not_know_is_refused(quick, monke
     assert trail(quick) == by_address(*known)
 
 
-@pytest.mark.parametrize('four, six', [(12, 0), (12, 3), (6, 4), (0, 12)])
-def test_a_name_with_many_addresses_costs_eight_questions_at_the_most(
+@pytest.mark.parametrize('four, six', [(9, 0), (12, 3), (6, 4), (0, 12)])
+def test_a_name_of_more_than_eight_addresses_is_refused_before_the_server_is_asked_about_them(
         quick, monkeypatch, four, six):
     addresses = ['10.1.0.%d' % number for number in range(1, four + 1)]
     addresses_of_six = ['fd00::1:%d' % number for number in range(1, six + 1)]
-    ask(quick, monkeypatch, OF_A_NAME, {WEB: addresses, WEB_SIX: addresses_of_six}, 'tpam')
-    asked = [entry.options['NetworkAddress'] for entry in quick.tpam.audit[2:]]
-    assert len(asked) == len(set(asked)) == 8
-    assert len(set(asked) & set(addresses)) == min(four, 8)
-    assert set(asked) <= set(addresses + addresses_of_six)
+    result, _ = ask(quick, monkeypatch, OF_A_NAME, {
+        WEB: addresses, WEB_SIX: addresses_of_six}, 'tpam')
+    assert result.credentials == []
+    assert 'too many addresses' in result.log
+    assert trail(quick) == BY_NAME
+
+
+# ---- the domains of hosts
+
+DOMAINS = 'example.com, Corp.Test'
+
+
+def of_domains(quick, monkeypatch, arguments, records, resolver):
+    """Call a hook whose configuration names DOMAINS. Return its Result."""
+    with asking(FakeDns(records), monkeypatch):
+        played = session(quick, arguments, tpam={'system_name_resolver': resolver,
+                                                 'system_domains': DOMAINS})
+        return played.call('get_password_list')
+
+
+@pytest.mark.parametrize('name', ['web01.example.com', 'WEB01.EXAMPLE.COM', 'web01.corp.test', 'web01',
+                                  'web01.sub.example.com', 'web01.example.com.'])
+def test_a_host_in_a_listed_domain_is_the_system_of_its_name(quick, monkeypatch, name):
+    result = of_domains(quick, monkeypatch, {'server_hostname': name}, {}, 'hostname')
+    assert result.credentials == [PASSWORD]
+
+
+@pytest.mark.parametrize('name', ['web01.evil.test', 'web01.example.com.evil.test', 'web01.evilexample.com',
+                                  'web01.com', 'web01.ex\u0430mple.com'])
+def test_a_host_in_another_domain_gets_nothing(quick, monkeypatch, name):
+    result = of_domains(quick, monkeypatch, {'server_hostname': name}, {}, 'hostname')
+    assert result.credentials == []
+    assert 'system_domains' in result.log
+    assert trail(quick) == []
+
+
+def test_a_reverse_record_does_not_name_a_host_in_another_domain(quick, monkeypatch):
+    """Its owner can have the name lead back to the address."""
+    arguments = {'server_ip': '10.6.6.66', 'server_hostname': None}
+    records = {('66.6.6.10.in-addr.arpa.', 'PTR'): ['web01.evil.test.'],
+               ('web01.evil.test.', 'A'): ['10.6.6.66']}
+    result = of_domains(quick, monkeypatch, arguments, records, 'dns')
+    assert result.credentials == []
+    assert 'system_domains' in result.log
+    records = {REVERSE: ['web01.example.com.'], WEB01: ['10.0.0.5']}
+    assert of_domains(quick, monkeypatch, OF_AN_ADDRESS, records, 'dns').credentials == [PASSWORD]
+
+
+def test_a_host_in_another_domain_is_not_looked_up(quick, monkeypatch):
+    arguments = dict(OF_A_NAME, target_host='web.evil.test')
+    records = {('web.evil.test.', 'A'): ['10.0.0.5']}
+    result = of_domains(quick, monkeypatch, arguments, records, 'tpam')
+    assert result.credentials == []
+    assert 'system_domains' in result.log
 
 
 @pytest.mark.parametrize('records', [

@@ -20,7 +20,9 @@ from hypothesis import strategies as some
 
 import fake_sps
 import main
+import tpamcall
 import tpamclient
+import tpamerrors
 from conftest import API_PASSWORD, GATEWAY_PASSWORD, PASSWORD, World, configuration, read
 from fake_dns import FakeDns
 from fake_tpam import ACTIVE, CANCELED, EXPIRED, PENDING, Refusal, done
@@ -108,8 +110,8 @@ class QuickWorld(World):
 def quick(plugin_zip, monkeypatch):
     world = QuickWorld(plugin_zip)
     monkeypatch.setattr(fake_sps.FakeSps, 'call', in_process)
-    monkeypatch.setattr(main, 'time', world.clock)
-    monkeypatch.setattr(tpamclient, 'os', Os(world.clock))
+    monkeypatch.setattr(tpamcall, 'time', world.clock)
+    monkeypatch.setattr(tpamerrors, 'os', Os(world.clock))
     world.serve(certfile=None)
     yield world
     world.close()
@@ -401,7 +403,7 @@ def test_the_gateway_password_is_used_for_the_same_user(quick, arguments):
     assert played.call('get_password_list').credentials == [GATEWAY_PASSWORD]
     ended = played.call('session_ended')
     assert trail(quick) == []
-    assert "account='root', check_in='nothing to give back', credentials='1'" in ended.log
+    assert "account='root', check_in='nothing to check in', credentials='1'" in ended.log
     assert "mode='gateway password'" in ended.log
 
 
@@ -577,7 +579,7 @@ def test_a_request_waits_for_its_approval_and_is_given_back(world):
     assert played.call('get_password_list').credentials == [PASSWORD]
     assert played.call('authentication_completed').lines == []
     assert played.call('session_ended').lines == [
-        "INFO Gave back the request; account='root', request='1001', system='WEB01', "
+        "INFO Checked in the request; account='root', request='1001', system='WEB01', "
         "session_id='session-1'",
         "INFO Session ended; account='root', check_in='done', credentials='1', hooks='get_password_list, "
         "authentication_completed, session_ended', mode='request', request='1001', system='WEB01', user='jdoe', "
@@ -588,7 +590,7 @@ def test_a_request_waits_for_its_approval_and_is_given_back(world):
         LOOKED % 1001, BY_NUMBER % 1001, CANCELLED % 1001]
     assert world.tpam.active() == []
     assert played.calls[0].lines == [
-        "INFO Filed a request; account='root', request='1001', system='WEB01', session_id='session-1'",
+        "INFO Submitted a request; account='root', request='1001', system='WEB01', session_id='session-1'",
         "INFO Waiting for the approval of a request; account='root', request='1001', system='WEB01', "
         "session_id='session-1'",
         "INFO Retrieved passwords; account='root', request='1001', system='WEB01', session_id='session-1'"]
@@ -634,7 +636,7 @@ def test_a_request_that_others_close_gives_nothing_and_is_not_filed_again(quick,
         assert result.credentials == []
         assert "reason='the request is %s'" % status in result.log
     ended = played.call('session_ended')
-    assert "check_in='nothing to give back', credentials='0'" in ended.log
+    assert "check_in='nothing to check in', credentials='0'" in ended.log
     assert trail(quick) == [FILED, LOOKED % 1001, LOOKED % 1001]
 
 
@@ -686,7 +688,7 @@ def test_a_request_that_is_already_scheduled_is_used_and_left_alone(world):
     played = session(world, tpam={'authorization': 'request'})
     for _ in range(2):
         assert played.call('get_password_list').credentials == [PASSWORD]
-    assert "check_in='nothing to give back'" in played.call('session_ended').log
+    assert "check_in='nothing to check in'" in played.call('session_ended').log
     assert trail(world) == 2 * [FILED, OWN % 'ACTIVE', BY_NUMBER % number]
     assert world.tpam.requests[number].status == ACTIVE
 
@@ -845,7 +847,7 @@ def test_a_hook_that_fails_after_it_filed_gives_back_at_once(quick, command):
 def test_a_bug_after_filing_gives_back_at_once_and_repeats_no_secret(quick, monkeypatch):
     def bug(client, **options):
         raise KeyError(PASSWORD)
-    monkeypatch.setattr(main.TpamClient, 'retrieve', bug)
+    monkeypatch.setattr(tpamclient.TpamClient, 'retrieve', bug)
     result = session(quick, tpam=BY_REQUEST).call('get_password_list')
     assert result.raised['message'] == 'Unexpected failure of the plugin; see the log'
     assert "CRITICAL Unexpected failure; please report it; error='KeyError', where='" in result.log
@@ -965,7 +967,7 @@ def test_the_password_is_changed_after_the_session(world):
                      check_in_trigger={'ssh': 'authentication-completed'})
     assert played.call('get_password_list').credentials == [PASSWORD]
     assert played.call('authentication_completed').lines == [
-        "INFO Had the password changed; account='root', system='WEB01', session_id='session-1'"]
+        "INFO Changed the password; account='root', system='WEB01', session_id='session-1'"]
     assert world.tpam.account('WEB01', 'root').password != PASSWORD
     assert "check_in='done'" in played.call('session_ended').log
     assert trail(world) == [retrieved('gateway'), RESET]
@@ -1027,7 +1029,7 @@ def test_nothing_is_given_back_twice_even_with_an_old_cookie(quick, reset):
     asked = len(quick.tpam.audit)
     for hook in ('authentication_completed', 'session_ended', 'session_ended'):
         result = played.call(hook, cookie=old)
-        assert 'The request was given back already' in result.log
+        assert 'The request was already closed' in result.log
     assert trail(quick, asked) == 3 * [CANCELLED % 1001, LOOKED % 1001]
 
 
@@ -1080,7 +1082,7 @@ def test_a_check_in_whose_answer_was_lost_is_not_done_twice(quick):
     with broken(quick, 'ForceReset'), broken(quick, 'Cancel', after=True):
         assert played.call('authentication_completed').raised is None
     ended = played.call('session_ended')
-    assert 'The request was given back already' in ended.log
+    assert 'The request was already closed' in ended.log
     assert trail(quick)[2:] == [LOOKED % 1001, RESET]
 
 
@@ -1098,7 +1100,7 @@ def test_a_server_that_is_gone_fails_no_notification(world):
 def test_a_session_without_credentials_asks_nothing_when_it_ends(quick):
     played = session(quick, tpam=BY_REQUEST, check_in={'force_reset': 'yes'})
     played.call('authentication_completed')
-    assert "check_in='nothing to give back', credentials='0'" in played.call('session_ended').log
+    assert "check_in='nothing to check in', credentials='0'" in played.call('session_ended').log
     assert trail(quick) == []
 
 
@@ -1117,7 +1119,7 @@ def test_two_sessions_on_one_account_keep_out_of_each_others_way(world):
     two = session(world, {'session_id': 'two'}, tpam={'authorization': 'request'})
     assert one.call('get_password_list').credentials == [PASSWORD]
     assert two.call('get_password_list').credentials == [PASSWORD]
-    assert "check_in='nothing to give back'" in two.call('session_ended').log
+    assert "check_in='nothing to check in'" in two.call('session_ended').log
     assert world.tpam.requests[1001].status == ACTIVE
     assert "check_in='done'" in one.call('session_ended').log
     assert world.tpam.requests[1001].status == EXPIRED

@@ -23,7 +23,11 @@ import pytest
 from hypothesis import given, settings, strategies
 
 import bad_server
+import tpamcert
 import tpamclient
+import tpamerrors
+import tpamtransport
+import tpamxml
 from certs import make
 from conftest import API_PASSWORD, HERE, PASSWORD, PROXY_PASSWORD, PYTHONS, World, certificate, configuration
 from fake_dns import FakeDns
@@ -43,7 +47,7 @@ sys.dont_write_bytecode = True
 sys.path[:0] = %r
 import shim
 shim.install()
-import tpamclient
+import tpamcert, tpamerrors, tpamxml
 %s
 found = []
 for case in json.load(sys.stdin):
@@ -144,7 +148,7 @@ def function(case):
     names = case[0]['alternative_names']
     if names is not None:
         names = [(tag, value.encode('latin-1')) for tag, value in names]
-    return tpamclient.matches(dict(case[0], alternative_names=names), case[1])
+    return tpamcert.matches(dict(case[0], alternative_names=names), case[1])
 '''
 
 
@@ -156,8 +160,9 @@ def test_a_certificate_is_for_the_names_that_rfc_6125_says(python):
 DESCRIBED = '''
 import ssl
 def function(pem):
-    peer = tpamclient.certificate(ssl.PEM_cert_to_DER_cert(str(pem)))
-    return dict(peer, names=tpamclient.names_of(peer), alternative_names=None)
+    der = ssl.PEM_cert_to_DER_cert(str(pem))
+    peer = tpamcert.certificate(der)
+    return dict(peer, names=tpamcert.names_of(peer), alternative_names=None, sha256=tpamcert.fingerprint(der))
 '''
 
 
@@ -193,7 +198,7 @@ def function(pem):
     return sorted(set(outcome(bytes(each)) for each in damaged))
 def outcome(der):
     try:
-        tpamclient.names_of(tpamclient.certificate(der))
+        tpamcert.names_of(tpamcert.certificate(der))
         return 'read'
     except ValueError:
         return 'ValueError'
@@ -211,7 +216,7 @@ def test_a_damaged_certificate_is_read_or_a_value_error(python):
 def test_a_certificate_with_anything_in_it_is_read_or_a_value_error(inserted, at, dropped):
     good = der('good')
     try:
-        tpamclient.names_of(tpamclient.certificate(good[:at] + inserted + good[at + dropped:]))
+        tpamcert.names_of(tpamcert.certificate(good[:at] + inserted + good[at + dropped:]))
     except ValueError:
         pass
 
@@ -220,7 +225,7 @@ def test_a_certificate_with_anything_in_it_is_read_or_a_value_error(inserted, at
                                     b'\x30\x00', b'\x30\x02\x30\x00', b'\x02\x01\x00'])
 def test_what_is_no_certificate_is_a_value_error(octets):
     with pytest.raises(ValueError):
-        tpamclient.certificate(octets)
+        tpamcert.certificate(octets)
 
 
 # ---- XML-RPC -------------------------------------------------------------------------------------------------------
@@ -324,7 +329,7 @@ BROKEN = [
 
 DECODE = """
 def function(body):
-    return tpamclient.decode_answer(body.encode('latin-1'))
+    return tpamxml.decode_answer(body.encode('latin-1'))
 """
 
 
@@ -346,8 +351,8 @@ def test_nesting_within_the_bound_is_read(python):
 FAULT = """
 def function(body):
     try:
-        tpamclient.decode_answer(body.encode('latin-1'))
-    except tpamclient.TpamRefused:
+        tpamxml.decode_answer(body.encode('latin-1'))
+    except tpamerrors.TpamRefused:
         error = sys.exc_info()[1]
         return [error.args[0], error.code]
 """
@@ -365,7 +370,7 @@ ENCODE = """
 import xmlrpclib
 def function(escaped):
     value = escaped.encode('ascii').decode('unicode_escape')
-    body = tpamclient.encode_call('Retrieve', {'ReasonText': value, 'Absent': None, 'Empty': '', 'TimeRequired': 5})
+    body = tpamxml.encode_call('Retrieve', {'ReasonText': value, 'Absent': None, 'Empty': '', 'TimeRequired': 5})
     (options,), method = xmlrpclib.loads(body)
     assert (method, sorted(options), options['TimeRequired']) == ('Retrieve', ['ReasonText', 'TimeRequired'], 5)
     return options['ReasonText']
@@ -523,7 +528,7 @@ def client():
         made.append(tpamclient.TpamClient(dict({
             'servers': [('localhost', server.port) for server in servers], 'path': '/RPC2', 'method_prefix': '',
             'credential': ('sps', API_PASSWORD), 'connect_timeout': 2, 'proxy': None, 'tls': tls}, **options),
-            tpamclient.Deadline(options.get('timeout', 10)), log.append))
+            tpamerrors.Deadline(options.get('timeout', 10)), log.append))
         made[-1].log = log
         return made[-1]
     yield make_client
@@ -546,10 +551,10 @@ LOST = ['close_before_answer', 'half_answer', 'status_500_html', 'status_502', '
 @pytest.mark.parametrize('command', sorted(ONCE))
 def test_a_call_that_changes_something_is_never_sent_again_and_its_outcome_is_unknown(client, command, behaviour):
     with bad_server.serve(behaviour, make.path('good')) as first, bad_server.serve('good', make.path('good')) as second:
-        with pytest.raises(tpamclient.TpamOutcomeUnknown) as caught:
+        with pytest.raises(tpamerrors.TpamOutcomeUnknown) as caught:
             ONCE[command](client(first, second, timeout=0.3 if behaviour == 'no_answer' else 10))
-    assert 'whether the call was carried out is unknown' in str(caught.value)
-    assert "server='localhost:%d'" % first.port in str(caught.value)
+    assert 'whether the call was carried out is unknown' in caught.value.message
+    assert caught.value.details['server'] == 'localhost:%d' % first.port
     assert (len(first.requests), second.connections) == (1, 0)
 
 
@@ -559,7 +564,7 @@ def test_a_call_that_changes_something_goes_to_the_next_server_if_it_did_not_go_
         with bad_server.serve('good', make.path('good')) as third:
             asked = client(first, second, third)
             if command == 'AddPwdRequest':  # that server says no id, which is a reason to look for the request
-                pytest.raises(tpamclient.TpamOutcomeUnknown, ONCE[command], asked)
+                pytest.raises(tpamerrors.TpamOutcomeUnknown, ONCE[command], asked)
             else:
                 ONCE[command](asked)
     assert (len(second.requests), len(third.requests), len(asked.log)) == (0, 1, 2)
@@ -570,7 +575,9 @@ def test_a_request_that_may_have_been_filed_is_filed_once_and_looked_for(world):
     with bad_server.serve('status_503', make.path('good')) as first:
         session = world.session(**asking(first, second, authorization='request'))
         result = session.call('get_password_list')
-    assert 'whether the call was carried out is unknown' in result.raised['message']
+    assert 'whether the call was carried out is unknown' in result.log
+    assert 'It is unknown whether a request was submitted' in result.raised['message']
+    assert 'another server answered' in result.raised['message']
     assert len([request for request in first.requests if b'AddPwdRequest' in request.body]) == 1
     assert set(world.tpam.commands()) == set(['ListRequestDetails'])
 
@@ -618,7 +625,7 @@ def test_a_connection_that_ended_while_idle_is_not_opened_again_to_file_a_reques
     with idle_server(GOOD, bad_server.close_before_answer) as server:
         asked = client(server)
         asked.retrieve(SystemName='WEB01', AccountName='root')
-        pytest.raises(tpamclient.TpamOutcomeUnknown, ONCE['AddPwdRequest'], asked)
+        pytest.raises(tpamerrors.TpamOutcomeUnknown, ONCE['AddPwdRequest'], asked)
     assert (server.connections, len(server.requests)) == (1, 2)
 
 
@@ -635,7 +642,7 @@ def test_an_answer_that_was_begun_on_a_kept_connection_is_not_asked_for_again(cl
     with idle_server(GOOD, lambda connection: connection.sendall(GOOD[:40])) as server:
         asked = client(server)
         asked.retrieve(SystemName='WEB01', AccountName='root')
-        with pytest.raises(tpamclient.TpamError):
+        with pytest.raises(tpamerrors.TpamError):
             asked.retrieve(SystemName='WEB01', AccountName='root')
     assert len(server.requests) == 2
 
@@ -927,7 +934,8 @@ def test_what_hangs_ends_with_the_hook(waited, name):
 IN_A_THREAD = """
 import threading, time
 import main
-main.write_line = lambda level, line: None
+import tpamlog
+tpamlog.write_piece = lambda piece: None
 def function(configuration):
     raised = []
     def hook():
@@ -980,8 +988,9 @@ def test_a_hook_that_is_killed_in_the_middle_of_a_handshake_leaves_no_file_behin
 
 
 def test_the_file_with_a_key_can_be_read_by_its_owner_only():
-    pem_file, name = tpamclient._pem_file('secret')
-    with contextlib.closing(pem_file):
+    pem_files = []
+    name = tpamtransport._pem_name('secret', pem_files)
+    with contextlib.closing(pem_files[0]):
         assert os.stat(name).st_mode & 0o777 == 0o600
         with open(name) as again:
             assert again.read() == 'secret'
@@ -995,23 +1004,23 @@ MANY = ' '.join('a%d=""' % number for number in range(300))
 @pytest.mark.parametrize('start', ['<methodResponse %s>' % MANY, '<methodResponse a=">" %s>' % MANY,
                                    '<methodResponse\n%s>' % MANY])
 def test_an_element_of_many_attributes_is_refused_before_it_is_parsed(start):
-    with pytest.raises(tpamclient.BadAnswer) as refusal:
-        tpamclient.decode_answer((start + '<params/></methodResponse>').encode('ascii'))
+    with pytest.raises(tpamerrors.BadAnswer) as refusal:
+        tpamxml.decode_answer((start + '<params/></methodResponse>').encode('ascii'))
     assert 'attributes' in str(refusal.value)
 
 
 def test_a_long_text_is_not_taken_for_attributes():
     text = 'x = "y" ' * 1000
     body = '<methodResponse><params><param><value>%s</value></param></params></methodResponse>' % text
-    assert tpamclient.decode_answer(body.encode('ascii')) == text
+    assert tpamxml.decode_answer(body.encode('ascii')) == text
 
 
 def test_a_byte_order_mark_goes_with_utf_8_only():
     body = b'\xef\xbb\xbf<?xml version="1.0" encoding="%s"?><methodResponse><params><param><value>x</value></param>' \
            b'</params></methodResponse>'
-    assert tpamclient.decode_answer(body.replace(b'%s', b'utf-8')) == 'x'
-    with pytest.raises(tpamclient.BadAnswer):
-        tpamclient.decode_answer(body.replace(b'%s', b'iso-8859-1'))
+    assert tpamxml.decode_answer(body.replace(b'%s', b'utf-8')) == 'x'
+    with pytest.raises(tpamerrors.BadAnswer):
+        tpamxml.decode_answer(body.replace(b'%s', b'iso-8859-1'))
 
 
 def test_a_signal_has_its_turn_while_a_long_answer_is_parsed():
@@ -1025,7 +1034,7 @@ def test_a_signal_has_its_turn_while_a_long_answer_is_parsed():
     signal.setitimer(signal.ITIMER_REAL, 0.05)
     try:
         with pytest.raises(Late):
-            tpamclient.decode_answer(body)
+            tpamxml.decode_answer(body)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
@@ -1055,16 +1064,16 @@ class Socket(object):
 def test_a_weak_cipher_gets_no_byte(cipher, taken, monkeypatch):
     settings = {'tls': {'ca_cert': certificate('ca'), 'client_cert': None, 'server_fingerprint': [],
                         'check_host_name': True, 'protocol': 'tlsv1'}, 'proxy': None}
-    server = tpamclient._Server('localhost', 443, settings, tpamclient.Deadline(5))
-    monkeypatch.setattr(server, '_handshake', lambda deadline: None)
-    monkeypatch.setattr(server, '_look', lambda deadline: None)
-    server._sock = Socket(cipher)
+    connection = tpamtransport.Connection('localhost', 443, settings, tpamerrors.Deadline(5))
+    monkeypatch.setattr(tpamtransport, '_do_handshake', lambda sock, limit: None)
+    monkeypatch.setattr(connection, '_look', lambda limit: None)
+    connection.sock = Socket(cipher)
     if taken:
-        server._shake_hands(tpamclient.Deadline(5), True)
+        connection._shake_hands(tpamerrors.Deadline(5))
     else:
-        with pytest.raises(tpamclient.TpamUnavailable) as refusal:
-            server._shake_hands(tpamclient.Deadline(5), True)
-        assert 'too weak' in str(refusal.value)
+        with pytest.raises(tpamerrors.TpamUnavailable) as refusal:
+            connection._shake_hands(tpamerrors.Deadline(5))
+        assert 'too weak' in refusal.value.details['reason']
 
 
 def element(tag, *contents):
@@ -1081,14 +1090,14 @@ def certificate_with(*extensions):
 
 def test_an_extension_that_comes_twice_or_a_tag_of_several_bytes_is_no_certificate():
     names = element(0x30, element(0x06, b'\x55\x1d\x11'), element(0x04, element(0x30, element(0x82, b'localhost'))))
-    assert tpamclient.certificate(certificate_with(names))['alternative_names'] == [(0x82, b'localhost')]
+    assert tpamcert.certificate(certificate_with(names))['alternative_names'] == [(0x82, b'localhost')]
     several = element(0x30, element(0x06, b'\x55\x1d\x11'),
                       element(0x04, element(0x30, b'\x9f\x00\x82\x0bvictim.test')))
     for wrong in ((names, names), (several,)):
         with pytest.raises(ValueError):
-            tpamclient.certificate(certificate_with(*wrong))
+            tpamcert.certificate(certificate_with(*wrong))
 
 
 def test_a_direction_of_writing_that_this_unicode_does_not_know_is_escaped_everywhere(python):
-    function = 'def function(case):\n    return tpamclient.escaped(case)\n'
+    function = 'def function(case):\n    return tpamerrors.escaped(case)\n'
     assert answers(python, function, ['\u2066', '\u061c', '\u202e', 'é密']) == ['\\u2066', '\\u061c', '\\u202e', 'é密']

@@ -85,12 +85,13 @@ def list_plugin(port, ca_file):
     """Fetch the same list with the plugin's client."""
     find_plugin()
     import tpamclient
+    import tpamerrors
     tls = {'ca_cert': open(ca_file).read(), 'client_cert': None, 'server_fingerprint': [],
            'check_host_name': True, 'protocol': 'tlsv1'}
     settings = {'servers': [(u'localhost', int(port))], 'path': u'/RPC2', 'method_prefix': u'',
                 'connect_timeout': 10, 'credential': (u'sps', u'api-password'), 'proxy': None,
                 'tls': tls}
-    client = tpamclient.TpamClient(settings, tpamclient.Deadline(60), None)
+    client = tpamclient.TpamClient(settings, tpamerrors.Deadline(60), None)
     assert len(client.list_accounts(MaxRows=ROW_COUNT)) == ROW_COUNT
 
 

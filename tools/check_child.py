@@ -6,14 +6,21 @@ set, default, ok, note or wrong; each is also a line of the log as soon as it is
 """
 import base64
 import os
+import re
 import time
 
 import sps_child
 CALL, RESULT = sps_child.begin()
 
 import main as plugin  # noqa: E402 - there is no plugin before begin()
+import tpamcert  # noqa: E402
 import tpamclient  # noqa: E402
-from tpamclient import Deadline, TpamError, TpamRefused, certificate, escaped, text  # noqa: E402
+import tpamtransport  # noqa: E402
+from tpamcall import Call  # noqa: E402
+from tpamcert import certificate  # noqa: E402
+from tpamerrors import Deadline, TpamError, TpamRefused, describe, escaped, text  # noqa: E402
+from tpamconfig import KNOWN, PEM_BLOCK, read_configuration  # noqa: E402
+from tpamini import read_lines  # noqa: E402
 
 SOON = 30 * 24 * 3600  # s: a certificate that expires within it is worth a word
 SECRET_OPTIONS, PEM_OPTIONS = ('password',), ('ca_cert', 'client_cert')
@@ -42,6 +49,11 @@ class Findings(list):
         return bool([finding for finding in self if finding['status'] == 'wrong'])
 
 
+def line_of(error):
+    """Return a TpamError as one line."""
+    return describe(error.message, **error.fields())
+
+
 def check(call):
     """Configuration first, then, if that is good, each server -> the answer."""
     findings = Findings()
@@ -50,16 +62,16 @@ def check(call):
     if findings.wrong():
         findings.add('note', u'nothing was sent; mend this first, then the servers are asked')
         return {'findings': findings}
-    hook = plugin.Call(settings, 'check', call['arguments'])
+    hook = Call(settings, 'check', call['arguments'])
     hook.log = lambda level, message, **details: findings.add('note', message)
     try:
-        hook.warn()
-        connection = hook._connection()
+        plugin.warn_insecure(hook)
+        connection = hook.connection()
     except TpamError as error:
         findings.add('wrong', u'%s; to try it, add gateway_username=NAME gateway_password=- here' % text(error))
         return {'findings': findings}
     finally:
-        hook.finish()
+        hook.close()
     asked = questions(settings, hook.gateway_user)
     for host, port in servers(connection, settings, findings):
         check_server(host, port, connection, settings, asked, findings)
@@ -70,13 +82,13 @@ def check(call):
 
 def check_configuration(configuration, findings):
     """-> the settings, once everything that they say and everything that is wrong with them is among the findings."""
-    settings, problems = plugin.read_configuration(configuration)
+    settings, problems = read_configuration(configuration)
     try:
-        given = set((section, option) for section, options in plugin._parsed(configuration)
-                    for option, value in options if value)
-    except ValueError:  # it is no INI, as `problems` says, and nothing of it was read
-        settings, given = {}, set()
-    wrong = [problem.partition(u':')[0] for problem in problems]
+        _, options, _ = read_lines(configuration, KNOWN)
+    except ValueError:  # it is not UTF-8, as `problems` says, and nothing of it was read
+        settings, options = {}, []
+    given = set((section, option) for _, section, option, value in options if value)
+    wrong = [re.sub(u' \\(line [0-9]+\\)\\Z', u'', problem.partition(u':')[0]) for problem in problems]
     for section in sorted(settings):
         for option in sorted(settings[section]):
             if u'[%s] %s' % (section, option) in wrong:
@@ -111,7 +123,7 @@ def shown(option, value):
 def certificates(pem):
     """The certificates in a PEM text, as certificate() reads them."""
     return [certificate(base64.b64decode(content.encode('ascii')))
-            for label, content in plugin._PEM_BLOCK.findall(pem) if label == u'CERTIFICATE']
+            for label, content in PEM_BLOCK.findall(pem) if label == u'CERTIFICATE']
 
 
 def check_dates(name, peer, findings):
@@ -132,9 +144,10 @@ def servers(connection, settings, findings):
             continue
         findings.begin(host)
         try:
-            found = tpamclient._service(host[4:], Deadline(settings['tpam']['timeout']))
+            found, _ = tpamclient.service_addresses(
+                host[4:], bool(settings['tls']['server_fingerprint']), Deadline(settings['tpam']['timeout']))
         except TpamError as error:
-            findings.add('wrong', u'DNS: ' + text(error))
+            findings.add('wrong', u'DNS: ' + line_of(error))
             continue
         findings.add('ok', u'DNS: %s' % u', '.join(u'%s:%d' % server for server in found))
         for server in found:
@@ -144,22 +157,22 @@ def servers(connection, settings, findings):
 def check_server(host, port, connection, settings, asked, findings):
     """Name, connection, certificate, and the commands that can be tried without changing anything."""
     deadline = Deadline(settings['tpam']['timeout'])
-    server = tpamclient._Server(host, port, connection, deadline)
+    server = tpamtransport.Server(host, port, connection, deadline)
     findings.begin(u'Server %s' % server.name)
     try:
         proxy = connection['proxy']
         name, its_port = proxy['address'] if proxy else (host, port)
         check_name(name, its_port, deadline, findings)
         began = time.time()
-        server._connect(Deadline(settings['tpam']['connect_timeout'], deadline))
+        server.connection.open(Deadline(settings['tpam']['connect_timeout'], deadline))
         seconds = time.time() - began
         if connection['tls']:
             describe_tls(server, seconds, findings)
         else:
             findings.add('ok', u'connected, without TLS (%.2f s)' % seconds)
     except TpamError as error:
-        remedy = u'; check [tpam] server, and what stands between' if u'remedy=' not in text(error) else u''
-        findings.add('wrong', text(error) + remedy)
+        remedy = u'; check [tpam] server, and what stands between' if error.remedy is None else u''
+        findings.add('wrong', line_of(error) + remedy)
         return
     finally:
         server.close()
@@ -175,10 +188,10 @@ def check_server(host, port, connection, settings, asked, findings):
 def check_name(host, port, deadline, findings):
     """The addresses of the server or its proxy. A name that has none fails only when the plugin connects to it."""
     host, began = text(host), time.time()
-    if tpamclient.packed_address(host):
+    if tpamcert.packed_address(host):
         return
     try:
-        found = tpamclient._addresses(host, port, deadline)
+        found = tpamtransport.addresses_of(host, port, deadline)
     except (EnvironmentError, UnicodeError) as error:
         findings.add('note', u'DNS: %s has no address here (%s): is it right in the configuration? SPS may ask another '
                      u'name server' % (host, text(error.args[-1])))
@@ -189,11 +202,12 @@ def check_name(host, port, deadline, findings):
 
 def describe_tls(server, seconds, findings):
     """What was agreed on, and the certificate, which the plugin has verified by now."""
-    cipher, version = server._sock.cipher(), getattr(server._sock, 'version', lambda: None)()
+    sock = server.connection.sock
+    cipher, version = sock.cipher(), getattr(sock, 'version', lambda: None)()
     findings.add('ok', u'connected and verified by %s with %s (%.2f s)' % (version or cipher[1], cipher[0], seconds))
-    peer = server.peer
+    peer = server.connection.peer
     subject, issuer, names = [escaped(value) for value in (
-        peer['subject'], peer['issuer'], u', '.join(tpamclient.names_of(peer)))]
+        peer['subject'], peer['issuer'], u', '.join(tpamcert.names_of(peer)))]
     findings.add('ok', u'certificate: %s; issued by %s; for %s; valid from %s to %s; sha256:%s' % (
         subject or u'no subject', issuer, names or u'no name', peer['not_before'], peer['not_after'], peer['sha256']))
     check_dates(u'the certificate', peer, findings)
@@ -229,8 +243,8 @@ def ask(client, question, findings):
     try:
         rows = method(client, **options)
     except TpamRefused as refusal:
-        about = u'%s: the server says: %s' % (command, escaped(refusal))
-        unknown = refusal.code == plugin.UNKNOWN_COMMAND or plugin._UNKNOWN_COMMAND.search(text(refusal))
+        about = u'%s: the server says: %s' % (command, escaped(refusal.message))
+        unknown = plugin.is_unknown_command(refusal)
         if unknown:
             findings.add('wrong', about + u'; check [tpam] method_prefix and path')
         elif needed:
@@ -239,7 +253,7 @@ def ask(client, question, findings):
             findings.add('ok', about + u'; the log-in works, and no hook needs this command as it is configured')
         return not unknown
     except TpamError as error:
-        findings.add('wrong', u'%s: %s' % (command, text(error)))
+        findings.add('wrong', u'%s: %s' % (command, line_of(error)))
         return False
     findings.add('ok', u'%s: answered, rows: %d (%.2f s)' % (command, len(rows), time.time() - began))
     return True

@@ -1,0 +1,331 @@
+# -*- coding: utf-8 -*-
+"""One hook call and all of its state: arguments, cookie, time, log, client, check-outs.
+
+Python 2.6.5 code. The client and everything on the wire are imported when they are first used: a
+hook that asks nothing pays for none of them.
+"""
+import signal
+import time
+
+from tpamerrors import (Deadline, TpamError, TpamTimeout, basic, folded, is_number, is_text, native,
+                        same_name, text)
+from tpamlog import Log, write_piece
+
+COOKIE_KEY = 'SPS_TPAM_XMLRPC'
+COMMANDS = ('Cancel', 'ForceReset')  # by which something is checked in
+CHECK_IN_SECONDS = 10  # kept of the timeout, at most a quarter, for the check-in of a failing hook
+
+
+# ---- the gateway user ----------------------------------------------------------------------------
+
+class GatewayUser(object):
+    """The user of the gateway, from the arguments of a get_* hook. The other hooks are not told.
+
+    All text, u'' where SPS names nobody. login: as SPS passes it. name: without a domain, as the
+    credential server knows the user. domains: every distinct domain that SPS names, in the login
+    (CORP\\jdoe, jdoe@corp) or as gateway_domain. identity: name and domains (jdoe@CORP), which
+    means one person; compare it with folded().
+    """
+
+    def __init__(self, arguments):
+        self.login = text(arguments.get('gateway_username'))
+        before, _, name = self.login.rpartition(u'\\')
+        parts = name.split(u'@') + [before, text(arguments.get('gateway_domain'))]
+        parts = [part.strip() for part in parts]
+        self.name = parts.pop(0)
+        self.domains = []
+        for domain in parts:
+            if domain and not any(same_name(domain, known) for known in self.domains):
+                self.domains.append(domain)
+        self.domains.sort(key=folded)  # whichever argument names which of them
+        self.identity = u'@'.join([self.name] + self.domains) if self.name else u''
+
+
+# ---- the cookie ----------------------------------------------------------------------------------
+
+# The plugin's part of the cookie, all JSON and none of it secret. The names are those of release
+# 1.0.0, so that a session survives an upgrade.
+#   hooks     names of the hooks that were called
+#   given     number of credentials
+#   open      check-outs: command (one of COMMANDS), system, account, user, request (None if it is
+#             unknown whether one was submitted), server (that was asked then), resubmitted (true if
+#             another request was submitted instead), pending (until the request was seen active),
+#             tried (the command that checks in went out and was not answered)
+#   returned  number of check-ins
+#   unknown   number of things of which nobody knows whether they are checked out
+#   denied    {"user/system/account": why}
+#   names     {what was asked for: [system, account]}, see main.py
+#   keyless   the configuration under which the server gave out no private keys
+#   server    the server that answered last
+# and of the last credential: user, protocol, mode, system, account, request.
+def _new_state():
+    return {'hooks': [], 'given': 0, 'open': [], 'returned': 0, 'unknown': 0, 'denied': {},
+            'names': {}, 'keyless': u'', 'server': u''}
+
+
+def read_cookie(cookie):
+    """Read the plugin's part of a cookie and return (state, unreadable).
+
+    state: a copy to work on, its strings as text whichever type the runner passes. unreadable: for
+    each part that no hook of this plugin wrote, a dict {name: value} of what it tells.
+    """
+    state = _new_state()
+    if not cookie:
+        return state, []
+    if not isinstance(cookie, dict):
+        return state, [{}]
+    part = _with_text(cookie.get(COOKIE_KEY, {}))
+    if part == {}:
+        return state, []
+    if not isinstance(part, dict) or not isinstance(part.get('open'), list):
+        return state, [{}]
+    unreadable = []
+    for entry in part.pop('open'):
+        if _is_checkout(entry):
+            state['open'].append(entry)
+        else:
+            unreadable.append(about(entry) if isinstance(entry, dict) else {})
+    for name, value in part.items():
+        if _fits(name, value, state):
+            state[name] = value
+    return state, unreadable
+
+
+def _fits(name, value, state):
+    """Return whether a value has the type that this plugin writes under its name."""
+    if name == 'hooks':
+        return isinstance(value, list) and all(is_text(hook) for hook in value)
+    if name == 'denied':
+        return isinstance(value, dict) and all(is_text(why) for why in value.values())
+    if name in state:
+        return isinstance(value, type(state[name]))
+    return value is None or is_text(value) or is_number(value)
+
+
+def _with_text(value):
+    """Return a JSON value whose strings are text, and whose names are native: Python 2 may pass
+    either kind of both."""
+    if isinstance(value, dict):
+        return dict((native(name), _with_text(member)) for name, member in value.items())
+    if isinstance(value, list):
+        return [_with_text(member) for member in value]
+    return text(value) if is_text(value) else value
+
+
+def _is_checkout(entry):
+    if not isinstance(entry, dict) or entry.get('command') not in COMMANDS:
+        return False
+    if not is_text(entry.get('system')) or not is_text(entry.get('account')):
+        return False
+    request = entry.get('request', False)
+    return request is None or is_text(request) or is_number(request)
+
+
+def about(part):
+    """Return account, system and request of the cookie, or of one check-out in it, as far as they
+    are known: the fields of a log line."""
+    return dict((name, part[name]) for name in ('account', 'system', 'request')
+                if part.get(name) and (is_text(part[name]) or is_number(part[name])))
+
+
+# ---- the alarm -----------------------------------------------------------------------------------
+
+class Alarm(object):
+    """SIGALRM, which interrupts calls that have no timeout.
+
+    It repeats, because an exception raised in a destructor is lost. It raises only inside the
+    functions that it is given, where something can hang: between two lines of the code around them
+    it would leave something checked out unsaid. Outside the main thread there is no alarm; every
+    wait asks the deadline all the same.
+    """
+
+    def __init__(self):
+        self._previous, self._interruptible = {}, []
+
+    def start(self, deadline, functions):
+        """Raise TpamTimeout inside these functions when the deadline is over, or at SIGTERM: what
+        is checked out is checked in then, too."""
+        self._interruptible = [function.__code__ for function in functions]
+        try:
+            self._handle(signal.SIGALRM, self._ring)
+            self._handle(signal.SIGTERM, self._ring_now)
+            signal.setitimer(signal.ITIMER_REAL, deadline.left() + 0.1, 0.5)
+        except (ValueError, TpamTimeout):  # not the main thread, or over
+            pass
+
+    def stop(self):
+        """End the alarm and put back the handlers that were there."""
+        if not self._interruptible:
+            return
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._previous.items():
+            if handler is not None:
+                signal.signal(number, handler)
+
+    def _handle(self, number, handler):
+        previous = signal.signal(number, handler)
+        self._previous.setdefault(number, previous)
+
+    def _ring_now(self, signum, frame):
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.5)
+
+    def _ring(self, signum, frame):
+        while frame is not None:
+            if frame.f_code in self._interruptible:
+                raise TpamTimeout()
+            frame = frame.f_back
+
+
+def pause(seconds):
+    """Sleep; the alarm ends it."""
+    time.sleep(seconds)
+
+
+# ---- one hook call -------------------------------------------------------------------------------
+
+class Call(object):
+    """One hook call. settings: as read_configuration() returns them, never written to.
+
+    Attributes: arguments (dict), session_id and gateway_user (text, GatewayUser), cookie and
+    session_cookie (dicts for SPS), state (the plugin's part of the cookie), unreadable (see
+    read_cookie), deadline.
+    """
+
+    def __init__(self, settings, hook, arguments):
+        self.settings, self.arguments = settings, arguments
+        self.session_id = text(arguments.get('session_id'))
+        self.gateway_user = GatewayUser(arguments)
+        self.cookie = _dict_of(arguments.get('cookie'))
+        self.session_cookie = _dict_of(arguments.get('session_cookie'))
+        self.state, self.unreadable = read_cookie(arguments.get('cookie'))
+        self.cookie[COOKIE_KEY] = self.state
+        self._known = list(self.state['open'])
+        self.state['hooks'].append(text(hook))
+        self._log = Log(settings['logging']['log_level'], self.session_id)
+        self._add_secrets()
+        timeout = settings['tpam']['timeout']
+        self._kept = 0
+        if settings['tpam']['authorization'] == u'request':
+            self._kept = min(CHECK_IN_SECONDS, timeout / 4.0)
+        self.deadline = Deadline(timeout - self._kept)
+        self._alarm = Alarm()
+        self._client = None
+
+    # -- log
+
+    def log(self, level, message, **details):
+        """Write one line of the log (level: one of tpamconfig.LOG_LEVELS)."""
+        self._log.write(level, message, **details)
+
+    def line(self, message, **details):
+        """Return one line without secrets, as an exception or a cookie may hold it."""
+        return self._log.line(message, **details)
+
+    def add_secret(self, secret):
+        """Mask a secret (text) in the log from now on."""
+        self._log.add_secret(secret)
+
+    def _add_secrets(self):
+        tpam, proxy = self.settings['tpam'], self.settings['https-proxy']
+        gateway_password = text(self.arguments.get('gateway_password'))
+        for username, password in ((self.gateway_user.login, gateway_password),
+                                   (tpam['username'], tpam['password']),
+                                   (proxy['username'], proxy['password'])):
+            if password:  # also as the header has it, which a server may repeat without its padding
+                credentials = text(basic(username, password).split()[1])
+                for secret in (password, credentials, credentials.rstrip(u'=')):
+                    self.add_secret(secret)
+
+    # -- the server
+
+    def client(self):
+        """Return the client of the credential server, made at first use. Raises TpamError."""
+        if self._client is None:
+            from tpamclient import TpamClient
+            self._start_alarm()
+            self._client = TpamClient(self.connection(), self.deadline, self._log_next_server,
+                                      self.state['server'])
+        return self._client
+
+    def look_up(self, name, kind):
+        """Return the DNS records of a name, as tpamtransport.look_up() does, within
+        connect_timeout."""
+        from tpamtransport import look_up
+        self._start_alarm()
+        limit = Deadline(self.settings['tpam']['connect_timeout'], self.deadline)
+        return look_up(name, kind, limit)
+
+    def _start_alarm(self):
+        from tpamclient import TpamClient
+        from tpamtransport import look_up
+        self._alarm.start(self.deadline, [TpamClient.call, look_up, pause, write_piece])
+
+    def _log_next_server(self, error):
+        self.log('warning', error.message, next=u'the next server', **error.fields())
+
+    def connection(self):
+        """Return the settings as TpamClient takes them."""
+        tpam, tls, proxy = [self.settings[name] for name in ('tpam', 'tls', 'https-proxy')]
+        port = 443 if tls['enabled'] else 80
+        connection = dict(tpam, proxy=None, tls=None, credential=self._credential())
+        connection['servers'] = [(host, given or port) for host, given in tpam['server']]
+        if tls['enabled']:
+            connection['tls'] = tls
+        if proxy['server']:
+            connection['proxy'] = dict(proxy, address=(native(proxy['server'][0]), proxy['port']))
+        return connection
+
+    def _credential(self):
+        tpam = self.settings['tpam']
+        if tpam['use_credential'] == u'explicit':
+            return tpam['username'], tpam['password']
+        login, password = self.gateway_user.login, text(self.arguments.get('gateway_password'))
+        if not login or not password:
+            raise TpamError(u'[tpam] use_credential=gateway, but SPS passed no gateway user name '
+                            u'and password; have the gateway ask for a password, or use explicit')
+        return login, password
+
+    # -- check-outs
+
+    def check_out(self, command, system, account, request=None):
+        """Record that something is checked out, and return its entry.
+
+        command: by which it is checked in, one of COMMANDS; request: its id, or None.
+        """
+        checkout = {'command': command, 'system': system, 'account': account, 'request': request,
+                    'user': text(self.state.get('user'))}
+        self.state['open'].append(checkout)
+        return checkout
+
+    def forget(self, checkout):
+        """Take an entry out of the cookie."""
+        self.state['open'] = [entry for entry in self.state['open'] if entry is not checkout]
+
+    def is_checked_out(self, checkout):
+        """Return whether this very entry is in the cookie."""
+        return any(entry is checkout for entry in self.state['open'])
+
+    def is_known(self, checkout):
+        """Return whether an earlier hook of the session checked this out."""
+        return any(entry is checkout for entry in self._known)
+
+    def begin_check_in(self):
+        """Make the time available that was kept for the check-in, and set the alarm to its end."""
+        self.deadline.extend(self._kept)
+        self._kept = 0
+        self._start_alarm()
+
+    def close(self):
+        """Close the connections, and record in the cookie which server answered."""
+        if self._client is not None:
+            self.state['server'] = self._client.server or self.state['server']
+            self._client.close()
+            self._client = None
+
+    def end(self):
+        """End the alarm: after the last line of the log."""
+        self._alarm.stop()
+
+
+def _dict_of(value):
+    return dict(value) if isinstance(value, dict) else {}

@@ -1,0 +1,447 @@
+# -*- coding: utf-8 -*-
+"""Requests and check-in: what is checked out is checked in, or an ERROR line says that it is not.
+
+Python 2.6.5 code. Every function takes the Call whose cookie holds the check-outs. A check-out is
+recorded before its command goes out, so that it is checked in whatever happens then.
+"""
+from tpamcall import about, pause
+from tpamerrors import (MAX_MATCHED, Deadline, TpamConnectionEnded, TpamError, TpamOutcomeUnknown,
+                        TpamRefused, TpamTimeout, column, folded, same_name, text)
+
+ACTIVE = (u'active/approved',)
+OPEN = ACTIVE + (u'approved', u'pending approval')  # 'approved' starts later
+CLOSED = (u'denied', u'canceled', u'expired')
+MANY_ROWS = 1000  # a server lists 25 unless told: this session's request may not be among them
+
+
+# ---- requests of a user --------------------------------------------------------------------------
+
+def active_requests(call, user, system, account):
+    """Return the rows of the active requests of a user for an account."""
+    rows = call.client().list_request_details(
+        RequestorName=user, SystemName=system, AccountName=account, Status='ACTIVE')
+    return [row for row in rows
+            if same(row, UserName=user, SystemName=system, AccountName=account)
+            and _state(row) in ACTIVE and _has_id(row)]
+
+
+def _has_id(row):
+    return column(row, 'RequestID').strip() != u''
+
+
+def same(row, **columns):
+    """Return whether the columns of a row hold these values, without regard to case."""
+    return all(same_name(column(row, name), value) for name, value in columns.items())
+
+
+def _state(row, name='Status'):
+    return folded(column(row, name)[:MAX_MATCHED].strip())
+
+
+# ---- the notes by which a request is found again -------------------------------------------------
+
+_MARK = u',SPS,request,'
+
+
+def _notes(call, user):
+    return user + _MARK + call.session_id
+
+
+def last_notes(call):
+    """Return the notes of this session's requests for its last gateway user."""
+    return _notes(call, call.state.get('user') or u'')
+
+
+def _is_of_session(call, row, notes):
+    """Return whether a request has these notes. Without a session id they would be anybody's."""
+    return bool(call.session_id) and same_name(column(row, 'RequestNotes'), notes)
+
+
+def _is_for_gateway_user(call, row):
+    """Return whether the approval of a request was for the gateway user of this call.
+
+    A request without our notes was submitted by hand and is for everybody. Without the column, or
+    if a server has cut our notes, it may be for anybody, and is not used. One that was submitted
+    for no gateway user serves only its session.
+    """
+    notes = column(row, 'RequestNotes')
+    user, mark, _ = notes.rpartition(_MARK)
+    if row.get('RequestNotes') is None or (not mark and _MARK[:4] in notes):
+        return False
+    if not mark or _is_of_session(call, row, last_notes(call)):
+        return True
+    return bool(user) and same_name(user, call.gateway_user.identity)
+
+
+# ---- a request, from submission to approval ------------------------------------------------------
+
+def request_for(call, system, account, why):
+    """Return the id of an active request for an account: this session's, or a new one.
+
+    why: the options of AddPwdRequest that say why ({name: value}). Raises TpamRefused if nobody
+    approves it, and TpamError.
+    """
+    refused = call.state['denied'].get(_denied_key(call, system, account))
+    if refused:
+        raise TpamRefused(refused)
+    checkout = request_checkout(call, system, account)
+    if checkout is None:
+        return _submit(call, system, account, why)
+    if checkout['request'] is None and not _find(call, checkout):
+        checkout['resubmitted'] = True
+        return _submit(call, system, account, why)
+    if checkout.get('pending'):
+        _wait(call, checkout)
+    return checkout['request']
+
+
+def request_checkout(call, system, account):
+    """Return the entry of the request of this gateway user for an account, or None.
+
+    Another gateway user's approval is of no use to this one.
+    """
+    user = call.gateway_user.identity
+    for checkout in call.state['open']:
+        if same(checkout, command='Cancel', system=system, account=account):
+            if same_name(_user_of(call, checkout), user) and not checkout.get('resubmitted'):
+                return checkout
+    return None
+
+
+def forget_expired(call, system, account):
+    """Forget the request of an earlier hook if it is closed, and return whether it is: it expired
+    while the session went on."""
+    checkout = request_checkout(call, system, account)
+    if checkout is None or not call.is_known(checkout) or not _closed_row(call, checkout):
+        return False
+    call.forget(checkout)
+    return True
+
+
+def _submit(call, system, account, why, fresh=False):
+    """Submit a request as the API user, wait for its approval, and return its id.
+
+    If a kept connection ended before the answer, and a look-up shows that the request was not
+    submitted, it is submitted once more: `fresh`, on a new connection. The first entry stays in the
+    cookie, and its request is looked for again at the check-in: the server may have been late.
+    """
+    checkout = call.check_out('Cancel', system, account)
+    failure = None
+    try:
+        _add(call, checkout, why, fresh)
+    except TpamError as error:
+        failure = error
+    if isinstance(failure, (TpamOutcomeUnknown, TpamTimeout)):
+        if not _find_lost(call, checkout, failure):
+            return _submit(call, system, account, why, fresh=True)
+    elif failure is not None:  # nothing was submitted
+        call.forget(checkout)
+        return _scheduled(call, system, account, failure)
+    call.log('info', u'Submitted a request', **about(checkout))
+    if checkout['pending']:
+        _wait(call, checkout)
+    return checkout['request']
+
+
+def _add(call, checkout, why, fresh):
+    request = call.settings['request']
+    checkout['request'], message = call.client().add_pwd_request(
+        fresh, SystemName=checkout['system'], AccountName=checkout['account'],
+        RequestNotes=_notes(call, checkout['user']), RequestImmediate='Y',
+        ReleaseDuration=request['release_duration'], AccessPolicyName=request['access_policy'],
+        **why)
+    end = folded(message[-MAX_MATCHED:]).rstrip(u'. ')
+    checkout['pending'] = not end.endswith(ACTIVE)
+
+
+def _find_lost(call, checkout, failure):
+    """Look for the request whose answer was lost. Return False if it is to be submitted again;
+    raise the failure if it was not found and may still turn up."""
+    checkout['server'] = failure.details.get('server')
+    call.log('warning', u'It is unknown whether a request was submitted; looking for it',
+             reason=call.line(failure.message, **failure.fields()),
+             notes=_notes(call, checkout['user']), **about(checkout))
+    if _find(call, checkout):
+        return True
+    if not isinstance(failure, TpamConnectionEnded):
+        raise failure
+    checkout['resubmitted'] = True
+    return False
+
+
+def _find(call, checkout):
+    """Look for a request by its notes, and return whether it was found.
+
+    Every open request of this session for the account is recorded; an active one comes first. The
+    request of another entry does not count. Raises TpamOutcomeUnknown if the answer does not show
+    that there is none.
+    """
+    notes = _notes(call, _user_of(call, checkout))
+    rows = call.client().list_request_details(
+        RequestorName=call.settings['tpam']['username'], SystemName=checkout['system'],
+        AccountName=checkout['account'], Status='OPEN', MaxRows=MANY_ROWS)
+    found, unclear = [], []
+    for row in rows:
+        if not _may_be_of(row, checkout) or _is_recorded(call, row):
+            continue
+        if _is_of_session(call, row, notes) and _has_id(row):
+            found.append(row)
+        elif notes.startswith(column(row, 'RequestNotes').strip()):
+            unclear.append(row)
+    if not found:
+        _check_look_up(call, checkout, unclear)
+    found.sort(key=lambda row: _state(row) not in ACTIVE)
+    for number, row in enumerate(found):
+        if number > 0:
+            checkout = dict(checkout)
+            call.state['open'].append(checkout)
+        checkout['request'] = row.get('RequestID')
+        checkout['pending'] = _state(row) not in ACTIVE
+    return len(found) > 0
+
+
+def _may_be_of(row, checkout):
+    """Return whether a row of open requests may be of this check-out. Only a column that says
+    something else rules it out: servers leave columns out."""
+    for name, value in (('SystemName', checkout['system']), ('AccountName', checkout['account'])):
+        if column(row, name) and not same_name(column(row, name), value):
+            return False
+    return _state(row) not in CLOSED
+
+
+def _is_recorded(call, row):
+    number = column(row, 'RequestID').strip()
+    return number != u'' and any(text(entry['request']).strip() == number
+                                 for entry in call.state['open'])
+
+
+def _check_look_up(call, checkout, unclear):
+    """Raise TpamOutcomeUnknown if a look-up that found no request does not show that there is none:
+    another server answered it, or a row has no notes or cut ones."""
+    reason = None
+    if checkout.get('server') not in (None, call.client().server):
+        reason = u'another server answered than the one that was asked to add the request'
+    if unclear:
+        reason = u'the server lists a request without its id or its whole notes'
+    if reason is not None:
+        raise TpamOutcomeUnknown(u'It is unknown whether a request was submitted; look for its '
+                                 u'notes', notes=_notes(call, _user_of(call, checkout)),
+                                 reason=reason)
+
+
+def _user_of(call, checkout):
+    """Return the gateway user of a check-out; release 1.0.0 did not record it there."""
+    return checkout.get('user', call.state.get('user') or u'')
+
+
+def _scheduled(call, system, account, refusal):
+    """Return the id of the API user's own active request, if that is why a new one was refused.
+
+    It may be used, except if it was approved for another gateway user. It is not this session's to
+    check in, unless this session submitted it in a hook whose cookie was lost.
+    """
+    if u'is already scheduled' not in folded(refusal.message[:MAX_MATCHED]):
+        raise refusal
+    rows = active_requests(call, call.settings['tpam']['username'], system, account)
+    if not rows:
+        raise refusal
+    rows = [row for row in rows if _is_for_gateway_user(call, row)]
+    if not rows:
+        raise TpamRefused(u'the account is released to a request for another gateway user')
+    request = rows[0].get('RequestID')
+    if _is_of_session(call, rows[0], last_notes(call)):
+        call.check_out('Cancel', system, account, request)
+    return request
+
+
+def _wait(call, checkout):
+    """Wait until a request is active. Raises TpamRefused if it is not, and remembers why:
+    approvers are asked once a session, not once a hook."""
+    call.log('info', u'Waiting for the approval of a request', **about(checkout))
+    reason = _reason_against(call, checkout)
+    if reason is None:
+        checkout['pending'] = False
+        return
+    key = _denied_key(call, checkout['system'], checkout['account'])
+    call.state['denied'][key] = reason
+    raise TpamRefused(reason, request=checkout['request'])
+
+
+def _reason_against(call, checkout):
+    """Return None when a request becomes active, or why it does not: nobody approves it in time,
+    or somebody closes it."""
+    request = call.settings['request']
+    end = Deadline(request['approval_timeout'], call.deadline)
+    state = u''
+    try:
+        while state in OPEN or not state:
+            pause(min(request['poll_interval'], end.left()))
+            row = call.client().get_pwd_request(checkout['request']) or {}
+            state = _state(row, 'RequestStatus')
+            if state in ACTIVE:
+                return None
+    except TpamTimeout:
+        check_in(call, [checkout])
+        return (u'the request was not approved in time; see [request] approval_timeout and [tpam] '
+                u'timeout')
+    if state in CLOSED:
+        call.forget(checkout)
+        return u'the request is %s' % state
+    check_in(call, [checkout])  # the word may hold anything, and gets nowhere
+    return u'the server gives the request a status that is not one of TPAM'
+
+
+def _denied_key(call, system, account):
+    return folded(u'%s/%s/%s' % (call.gateway_user.identity, system, account))
+
+
+# ---- check-in ------------------------------------------------------------------------------------
+
+def check_in_all(call):
+    """Check in everything in the cookie. Raises nothing; a failure stays for the next hook."""
+    check_in(call, call.state['open'])
+
+
+def check_in_new(call):
+    """Check in everything that this call has checked out: SPS drops the cookie of a hook that
+    raises."""
+    check_in(call, [checkout for checkout in call.state['open'] if not call.is_known(checkout)])
+
+
+def check_in(call, checkouts):
+    """Check in these entries of the cookie, and further ones that turn up. Raises nothing."""
+    waiting = list(checkouts)
+    if not waiting:
+        return
+    call.begin_check_in()
+    while waiting:
+        checkout = waiting.pop(0)
+        before = list(call.state['open'])
+        if call.is_checked_out(checkout):  # a reset may have gone with its request
+            _settle(call, checkout)
+        for entry in call.state['open']:
+            if not any(entry is known for known in before):
+                waiting.append(entry)
+
+
+def _settle(call, checkout):
+    try:
+        done = _CHECK_INS[checkout['command']](call, checkout)
+    except Exception as error:
+        reason = type(error).__name__
+        if isinstance(error, TpamError):
+            reason = call.line(error.message, **error.fields())
+        if isinstance(error, TpamOutcomeUnknown):
+            checkout['tried'] = True
+        call.log('error', u'Check-in failed; do it by hand unless a later line says it is done',
+                 command=checkout['command'], **dict(about(checkout), reason=reason))
+        return
+    call.forget(checkout)
+    if done:
+        call.state['returned'] += 1
+
+
+def _cancel(call, checkout):
+    """Cancel a request, and return whether it is closed now: False if there was none."""
+    if checkout['request'] is None and not _find(call, checkout):
+        return not checkout.get('resubmitted') and _give_up_search(call, checkout)
+    if checkout.get('tried') and _closed_row(call, checkout):
+        call.log('info', u'The request was already closed', **about(checkout))
+        return True
+    refusal = None
+    try:
+        comment = u'%s,SPS,check-in,%s' % (call.state.get('user') or u'', call.session_id)
+        call.client().cancel(checkout['request'], comment)
+        call.log('info', u'Checked in the request', **about(checkout))
+    except TpamRefused as error:
+        refusal = error
+    if refusal is not None:
+        row = _closed_row(call, checkout)
+        if not row:
+            raise refusal
+        call.log('info', u'The request was already closed', **about(checkout))
+        if not call.client().was_sent_twice:  # else the first of the two closed it just now
+            _skip_second_reset(call, checkout, row)
+    return True
+
+
+def _give_up_search(call, checkout):
+    """Say that a request was not found. Raises TpamOutcomeUnknown in the hook that submitted it,
+    since the server may still be carrying that out."""
+    notes = _notes(call, _user_of(call, checkout))
+    if not call.is_known(checkout):
+        raise TpamOutcomeUnknown(
+            u'It is unknown whether a request was submitted; look for its notes', notes=notes)
+    call.state['unknown'] += 1
+    call.log('warning', u'It was unknown whether a request was submitted, and no request was '
+                        u'found; look for its notes', notes=notes, **about(checkout))
+    return False
+
+
+def _skip_second_reset(call, checkout, row):
+    """Forget the password change that goes with a request which was closed before its time.
+
+    This session closed it, called again with an old cookie, and changed the password then. If the
+    request expired by itself, its password still has to be changed.
+    """
+    reset = reset_checkout(call, checkout['system'], checkout['account'])
+    if reset is not None and column(row, 'CloseDt') != column(row, 'ExpiresDt'):
+        call.forget(reset)
+        call.log('warning', u'The password is not changed again; change it by hand if it was not '
+                            u'this session that closed the request', **about(checkout))
+
+
+def _closed_row(call, checkout):
+    """Return the row of a request that is certainly closed, or None."""
+    row = call.client().get_pwd_request(checkout['request']) or {}
+    if _state(row, 'RequestStatus') not in CLOSED:
+        return None
+    return row
+
+
+def _force_reset(call, checkout):
+    call.client().force_reset(checkout['system'], checkout['account'])
+    call.log('info', u'Changed the password', **about(checkout))
+    return True
+
+
+_CHECK_INS = {'Cancel': _cancel, 'ForceReset': _force_reset}  # one for each of tpamcall.COMMANDS
+
+
+def reset_checkout(call, system, account):
+    """Return the entry by which the password of an account is changed, or None."""
+    for checkout in call.state['open']:
+        if same(checkout, command='ForceReset', system=system, account=account):
+            return checkout
+    return None
+
+
+# ---- reports -------------------------------------------------------------------------------------
+
+def check_in_summary(call):
+    """Return check_in of the summary line: failed, unknown, done or nothing to check in."""
+    if call.state['open']:
+        return u'failed'
+    if call.state['unknown']:
+        return u'unknown'
+    return u'done' if call.state['returned'] else u'nothing to check in'
+
+
+def report_unreadable(call):
+    """Log an ERROR line for each part of the cookie that cannot be read, and remember it for the
+    summary."""
+    for details in call.unreadable:
+        call.state['unknown'] += 1
+        call.log('error', u'A part of the cookie cannot be read, so that something may still be '
+                          u'checked out; look for it on the server',
+                 **(details or {'notes': last_notes(call)}))
+
+
+def report_checked_out(call):
+    """Log an ERROR line for each check-out of a session that a wrong configuration ends."""
+    for checkout in call.state['open']:
+        details = about(checkout)
+        if checkout['request'] is None and checkout['command'] == 'Cancel':
+            details['notes'] = _notes(call, _user_of(call, checkout))
+        call.log('error', u'This is still checked out; check it in by hand',
+                 command=checkout['command'], **details)

@@ -1,0 +1,202 @@
+# -*- coding: utf-8 -*-
+"""What every other module needs: the errors, text as logs and XML take it, and the deadline.
+
+Python 2.6.5 code, like all that ships. This module imports nothing of the plugin.
+"""
+import base64
+import os
+import unicodedata
+
+MAX_SHOWN = 500     # characters of one value in a log line
+MAX_MATCHED = 1000  # characters of a server's text that a pattern is tried on
+
+
+# ---- errors: one class for each thing that a caller can do about it ------------------------------
+
+class TpamError(Exception):
+    """The server cannot be asked, or its answer cannot be used: the hook fails.
+
+    message (text): one sentence. remedy (text or None): what the reader of the log can do.
+    details ({name: value}): what the sentence is about. All three may hold secrets that a server
+    repeats, at any length: the log masks, escapes and cuts them, in this order. str() is the
+    message, until Plugin replaces it by the line of the log.
+    """
+
+    def __init__(self, message, remedy=None, **details):
+        Exception.__init__(self, message)
+        self.message, self.remedy, self.details = message, remedy, details
+
+    def fields(self):
+        """Return the details and the remedy as the fields of a log line (dict)."""
+        if self.remedy is None:
+            return dict(self.details)
+        return dict(self.details, remedy=self.remedy)
+
+
+class TpamRefused(TpamError):
+    """The server, or our policy, refuses a credential: SPS gets an empty list.
+
+    message is in the server's words or in ours; code (int, text or None) is the returnCode or
+    faultCode of the server.
+    """
+
+    def __init__(self, message, code=None, remedy=None, **details):
+        TpamError.__init__(self, message, remedy, **details)
+        self.code = code
+
+
+class TpamUnavailable(TpamError):
+    """The call was certainly not carried out: it is safe to ask the next server."""
+
+
+class TpamOutcomeUnknown(TpamError):
+    """The call may have been carried out: look for its outcome, and do not send it again."""
+
+
+class TpamConnectionEnded(TpamOutcomeUnknown):
+    """A kept connection ended before the first byte of the answer.
+
+    The server had most likely closed it while it was idle. Send the call again only after a
+    look-up has shown that it was not carried out.
+    """
+
+
+class TpamTimeout(TpamError):
+    """The time of the whole hook is over. details say what was waited for."""
+
+    def __init__(self, **details):
+        TpamError.__init__(self, u'Time is over; see [tpam] timeout, and why the server is slow',
+                           **details)
+
+
+class BadAnswer(ValueError):
+    """What came is no XML-RPC answer. str() says why and repeats nothing of it."""
+
+
+# ---- text ----------------------------------------------------------------------------------------
+
+def text(value):
+    """Return bytes in UTF-8, unicode, a number or None as unicode.
+
+    Bytes that are not UTF-8 become U+FFFD: they are shown, not lost.
+    """
+    if isinstance(value, bytes):
+        return value.decode('utf-8', 'replace')
+    if value is None:
+        return u''
+    return value if isinstance(value, type(u'')) else u'%s' % (value,)
+
+
+def native(value):
+    """Return text as the interpreter's own str, in UTF-8 where that is bytes: SPS and httplib take
+    this."""
+    value = text(value)
+    return value if isinstance(value, str) else value.encode('utf-8')
+
+
+def is_text(value):
+    """Return whether a value is a string: unicode, or the str that lxml and runners give for
+    ASCII."""
+    return isinstance(value, (str, type(u'')))
+
+
+def is_number(value):
+    """Return whether a value is an integer of any size, and not a boolean."""
+    return isinstance(value, (int, type(2 ** 64))) and not isinstance(value, bool)
+
+
+def column(row, name):
+    """Return one column of a row ({name: value}) as text, u'' where it is missing."""
+    return text(row.get(name))
+
+
+def folded(name):
+    """Return a name (text) in the form in which names are compared: without regard to case.
+
+    A letter is folded only if its lower case leads back to it. The Kelvin sign (U+212A), the dotted
+    capital I (U+0130) and their like would otherwise become ASCII letters, and two users would
+    become one.
+    """
+    return u''.join(_folded(char) for char in text(name))
+
+
+def _folded(char):
+    lower = char.lower()
+    return lower if lower.upper() == char else char
+
+
+def same_name(one, other):
+    """Return whether two names (text) are the same without regard to case.
+
+    The lengths come first: folding megabytes that a server sent would outlive the deadline.
+    """
+    one, other = text(one), text(other)
+    return len(one) == len(other) and folded(one) == folded(other)
+
+
+def describe(message, **details):
+    """Return one line: describe(u'Filed', account=u'root') is u"Filed; account='root'"."""
+    fields = [u"%s='%s'" % (name, escaped(value)) for name, value in sorted(details.items())]
+    if not fields:
+        return message
+    return u'%s; %s' % (message, u', '.join(fields))
+
+
+def escaped(value):
+    """Return a value as a log line may hold it, at most MAX_SHOWN characters of it.
+
+    Quotes, control characters and characters that change the direction of writing are escaped:
+    what a user or a server chose forges neither a line nor a field.
+    """
+    value = text(value)
+    shown = u''.join(_escaped(char) for char in value[:MAX_SHOWN])
+    return shown + u'…' if len(value) > MAX_SHOWN else shown
+
+
+# Controls, formats such as a change of direction, characters that this Python's Unicode does not
+# know (2.6 lacks some directions), surrogates, separators of lines.
+_UNSEEN = ('Cc', 'Cf', 'Cn', 'Cs', 'Zl', 'Zp')
+
+
+def _escaped(char):
+    if char in u"'\\":
+        return u'\\' + char
+    if unicodedata.category(char) not in _UNSEEN:
+        return char
+    return (u'\\x%02x' if ord(char) < 256 else u'\\u%04x') % ord(char)
+
+
+def basic(username, password):
+    """Return the value of an Authorization header (RFC 7617), native."""
+    pair = u'%s:%s' % (text(username), text(password))
+    return native(u'Basic ' + text(base64.b64encode(pair.encode('utf-8'))))
+
+
+# ---- time ----------------------------------------------------------------------------------------
+
+class Deadline(object):
+    """A moment that every wait asks how far away it is.
+
+    It is counted by times(2), which no NTP step moves: 2.6 has no time.monotonic. A socket's own
+    timeout is for one operation only, so that a server that drips would outlive it.
+    """
+
+    def __init__(self, seconds, within=None):
+        self._at = os.times()[4] + seconds
+        if within is not None:
+            self._at = min(self._at, within._at)
+
+    def extend(self, seconds):
+        """Add seconds that were kept back of the whole time."""
+        self._at += seconds
+
+    def left(self):
+        """Return the seconds that are left, always more than 0. Raises TpamTimeout.
+
+        times(2) has a resolution of 10 ms: the last two ticks count as expired. settimeout(0)
+        would make 2.6 spin.
+        """
+        left = self._at - os.times()[4]
+        if left <= 0.02:
+            raise TpamTimeout()
+        return left

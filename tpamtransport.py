@@ -1,0 +1,447 @@
+# -*- coding: utf-8 -*-
+"""The way to a server: DNS, TCP, the proxy, verified TLS, and what a failed call may have done.
+
+Python 2.6.5 code, whose ssl checks no host name and has a list of bugs; each is named where it is
+avoided. This module knows neither XML nor a command of TPAM: Server.ask() is given the decoder.
+"""
+import hashlib  # noqa: F401 - registers SHA-256 with an old OpenSSL, before ssl needs it (bpo-8484)
+import os
+import select
+import socket
+import ssl
+import struct
+import tempfile
+import thread
+import time
+import urllib2
+
+from tpamcert import certificate, fingerprint, matches, names_of, packed_address
+from tpamerrors import (Deadline, TpamConnectionEnded, TpamError, TpamOutcomeUnknown, TpamRefused,
+                        TpamTimeout, TpamUnavailable, basic, native, text)
+from tpamhttp import MAX_HEADERS, Wire, connect, is_readable, post, reason_of, status_text
+
+VERSION = '1.1.0'
+USER_AGENT = 'SPS_TPAM_XMLRPC/' + VERSION
+MIN_CIPHER_BITS = 112        # triple DES counts 168; export ciphers and single DES are below
+
+
+# ---- DNS -----------------------------------------------------------------------------------------
+
+def look_up(name, kind, deadline):
+    """Return dnspython's records of an absolute name (RFC 1035), [] if it has none.
+
+    kind: 'A', 'PTR', 'SRV', ... Raises TpamUnavailable, TpamTimeout. dnspython is imported here,
+    because it takes as long to import as xmlrpclib.
+    """
+    import dns.exception
+    import dns.resolver
+    try:
+        resolver = dns.resolver.get_default_resolver()
+        resolver.lifetime = deadline.left()
+        return list(resolver.query(native(name).rstrip('.') + '.', kind))
+    except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
+        return []
+    except (dns.exception.DNSException, EnvironmentError, LookupError, ValueError,
+            struct.error) as error:  # dnspython 1.7 raises the last three for a damaged answer
+        raise TpamUnavailable(u'DNS does not answer', name=name, type=kind,
+                              reason=type(error).__name__)
+
+
+def addresses_of(host, port, deadline):
+    """Return getaddrinfo() of a host within the deadline. Raises EnvironmentError, UnicodeError,
+    TpamTimeout.
+
+    getaddrinfo has no time limit, and no signal ends it. It runs in a thread, which is left behind
+    if it is late.
+    """
+    if packed_address(host):
+        return socket.getaddrinfo(host, port, socket.AF_UNSPEC, socket.SOCK_STREAM, 0,
+                                  socket.AI_NUMERICHOST)
+    found, failed = [], []
+    reader, writer = os.pipe()
+
+    def run():
+        try:
+            found.extend(socket.getaddrinfo(host, port, socket.AF_UNSPEC, socket.SOCK_STREAM))
+        except Exception as error:
+            failed.append(error)
+        os.write(writer, b'.')
+    thread.start_new_thread(run, ())
+    ready, _, _ = select.select([reader], [], [], deadline.left())
+    if reader not in ready:
+        raise TpamTimeout()  # the pipe stays open, because the thread may still write to it
+    os.close(reader)
+    os.close(writer)
+    for error in failed:
+        raise error
+    return found
+
+
+# ---- one connection ------------------------------------------------------------------------------
+
+_TIMED_OUT = u'timed out; see [tpam] connect_timeout'
+
+
+class Connection(object):
+    """The connection to one server: resolve, connect, tunnel, wrap, shake hands, verify.
+
+    settings: see TpamClient; deadline: of the hook. Without `verify` the connection is good for a
+    look at the certificate only. Attributes: name (host and port, text), sock (None while it is
+    closed), peer (certificate() with its sha256), waiting_for (text, for the message of a timeout).
+    """
+
+    def __init__(self, host, port, settings, deadline, verify=True):
+        self.name = (u'[%s]:%d' if u':' in host else u'%s:%d') % (host, port)
+        self._host, self._port = host, port
+        self._settings, self._deadline, self._verify = settings, deadline, verify
+        self._tls, self._proxy = settings['tls'], settings['proxy']
+        self.sock = self.peer = self.waiting_for = None
+
+    def open(self, limit):
+        """Connect within a Deadline, and verify the peer. Only success leaves a socket.
+
+        Raises TpamUnavailable, TpamError, TpamTimeout.
+        """
+        self.close()
+        is_open = False
+        try:
+            failure = self._connect(limit)
+            is_open = failure is None
+        finally:
+            if not is_open:  # also after what a signal handler raises
+                self.close()
+        if not is_open:
+            self._deadline.left()
+            raise failure
+
+    def close(self):
+        """Close the socket, if there is one."""
+        sock, self.sock = self.sock, None  # first: an alarm between would leave a closed one
+        if sock is not None:
+            sock.close()
+
+    def _connect(self, limit):
+        """Connect to the first address that takes it. Return None, or a TpamUnavailable."""
+        host, port = native(self._host), self._port
+        if self._proxy:
+            host, port = self._proxy['address']
+        self.waiting_for = u'the look-up of the name'
+        addresses, reason = [], u'the name has no address'
+        try:
+            addresses = addresses_of(host, port, limit)
+        except (EnvironmentError, UnicodeError) as error:  # UnicodeError: Python 3, from IDNA
+            reason = reason_of(error)
+        except TpamTimeout:
+            reason = _TIMED_OUT
+        for number, address in enumerate(addresses):
+            self.close()
+            try:  # create_connection() would give each address the full timeout
+                share = limit.left() / (len(addresses) - number)
+                self._connect_to(address, Deadline(share))
+                return None
+            except EnvironmentError as error:
+                reason = reason_of(error)
+            except TpamTimeout:
+                reason = _TIMED_OUT
+        details = {'address': u'%s, port %d' % (text(host), port), 'reason': reason}
+        if u'timed out' in reason:
+            details['waiting_for'] = self.waiting_for
+        return TpamUnavailable(u'Cannot connect to the server', server=self.name, **details)
+
+    def _connect_to(self, address, limit):
+        """Connect to one address that getaddrinfo() gave."""
+        family, kind, protocol, _, socket_address = address
+        self.waiting_for = u'connecting'
+        self.sock = socket.socket(family, kind, protocol)
+        self.sock.settimeout(limit.left())
+        self._connect_socket(socket_address, limit)
+        if self._tls:
+            self._shake_hands(limit)
+        if self._tls and self._verify:
+            self._verify_peer()
+
+    def _connect_socket(self, address, limit):
+        """Connect the socket to the server or its proxy, and make a TLS socket of it.
+
+        It is wrapped before it connects: a connected socket may lose its timeout (bpo-5103), and
+        goes on in plain text if the peer has closed it (bpo-13721). After a proxy's CONNECT there
+        is no other way; _check_tls() refuses plain text there.
+        """
+        pem_files = []  # open until connect(), in which 2.6 reads them
+        try:
+            if self._tls and not self._proxy:
+                self.sock = self._wrap(pem_files)
+            self.sock.connect(address)
+            if self._proxy:
+                self._tunnel(limit)
+            if self._proxy and self._tls:
+                self.sock = self._wrap(pem_files)
+        except ssl.SSLError as error:  # no handshake has begun: it is about the files
+            raise TpamError(u'[tls] ca_cert or client_cert cannot be loaded',
+                            remedy=u'client_cert takes a certificate and its unencrypted key',
+                            reason=reason_of(error))
+        finally:
+            for pem_file in pem_files:
+                pem_file.close()
+
+    def _tunnel(self, limit):
+        """Have the proxy connect to the server."""
+        self.waiting_for = u'the answer of the proxy'
+        headers = {'Host': native(self.name), 'User-Agent': USER_AGENT}
+        if self._proxy['username']:
+            headers['Proxy-Authorization'] = basic(self._proxy['username'], self._proxy['password'])
+        answer = connect(Wire(self.sock, limit, MAX_HEADERS), self.name, headers)
+        if answer is not None:
+            raise TpamUnavailable(u'The proxy does not connect to the server', server=self.name,
+                                  answer=answer,
+                                  remedy=u'see [https-proxy] and the log of the proxy')
+
+    def _wrap(self, pem_files):
+        """Return a TLS socket around the socket, before any handshake. The PEM files that it reads
+        are added to the list, for the caller to close."""
+        options = {'do_handshake_on_connect': False, 'ssl_version': ssl.PROTOCOL_TLSv1,
+                   'cert_reqs': ssl.CERT_NONE}
+        if self._tls['protocol'] == 'negotiate':
+            options['ssl_version'] = ssl.PROTOCOL_SSLv23
+        if hasattr(ssl, 'OP_NO_SSLv3'):
+            # An ssl with protocol options (2.7.9) negotiates the newest, and rules SSLv3 out.
+            options['ssl_version'] = ssl.PROTOCOL_SSLv23
+        if self._verify and self._tls['ca_cert']:
+            options['ca_certs'] = _pem_name(self._tls['ca_cert'], pem_files)
+            options['cert_reqs'] = ssl.CERT_REQUIRED
+        if self._verify and self._tls['client_cert']:
+            options['certfile'] = _pem_name(self._tls['client_cert'], pem_files)
+            options['keyfile'] = options['certfile']
+        return ssl.wrap_socket(self.sock, **options)
+
+    def _shake_hands(self, limit):
+        """Shake hands, and read the certificate of the peer."""
+        self.waiting_for = u'the TLS handshake'
+        try:
+            _do_handshake(self.sock, limit)
+            reason = self._check_tls()
+        except EnvironmentError as error:
+            reason = reason_of(error)
+        except (ValueError, AttributeError):  # no certificate, or no TLS: see _connect_socket()
+            reason = u'no certificate'
+        if reason is not None:
+            seen = None
+            if self._verify:
+                seen = self._look(limit)
+            raise TpamUnavailable(u'TLS cannot be set up with the server', server=self.name,
+                                  reason=reason, remedy=_tls_remedy(seen), **_shown(seen))
+
+    def _check_tls(self):
+        """Read the certificate and the cipher that the handshake came to. Return None, or why they
+        are not good. Raises ValueError or AttributeError if there is no TLS or no certificate."""
+        der = self.sock.getpeercert(True) or b''
+        self.peer = dict(certificate(der), sha256=fingerprint(der))
+        _, protocol, bits = self.sock.cipher() or (None, None, 0)
+        if protocol == 'SSLv2' or bits < MIN_CIPHER_BITS:
+            return u'a protocol or cipher too weak'
+        return None
+
+    def _look(self, limit):
+        """Return the certificate of a server whose handshake failed, for the log, or None.
+
+        It is read on a connection of its own, over which nothing is sent.
+        """
+        other = Connection(self._host, self._port, self._settings, self._deadline, verify=False)
+        try:
+            other.open(limit)
+            return other.peer
+        except TpamError:
+            return None
+        finally:
+            other.close()
+
+    def _verify_peer(self):
+        """Check the pin and the host name, which OpenSSL leaves to us."""
+        pins = self._tls['server_fingerprint']
+        if pins and self.peer['sha256'] not in pins:
+            raise TpamError(
+                u'The certificate of the server is not the pinned one', server=self.name,
+                remedy=u'find out why it changed; if that was meant, put its SHA-256 into [tls] '
+                       u'server_fingerprint', **_shown(self.peer))
+        if not self._tls['ca_cert']:  # the configuration then requires a pin, which is the name
+            return
+        if not self._tls['check_host_name']:
+            return
+        if not matches(self.peer, self._host):
+            raise TpamUnavailable(
+                u'The certificate of the server is for another name', server=self.name,
+                names=u', '.join(names_of(self.peer)),
+                remedy=u'name the server in [tpam] server as its certificate does',
+                **_shown(self.peer))
+
+
+def _pem_name(pem, pem_files):
+    """Write a PEM text to a new file, add the file to the list, and return its name.
+
+    wrap_socket() takes file names only. Only the owner can read the file. Where /proc gives a name
+    to an open file it has no directory entry, so that not even SIGKILL leaves it behind.
+    """
+    if os.path.isdir('/proc/self/fd'):
+        pem_file = tempfile.TemporaryFile()
+        name = '/proc/self/fd/%d' % pem_file.fileno()
+    else:
+        pem_file = tempfile.NamedTemporaryFile()
+        name = pem_file.name
+    pem_files.append(pem_file)
+    pem_file.write(text(pem).encode('utf-8'))
+    pem_file.flush()
+    return name
+
+
+def _do_handshake(sock, limit):
+    """Shake hands step by step. The socket's own timeout would be for each read, of which there may
+    be many."""
+    sock.setblocking(False)
+    while True:
+        try:
+            return sock.do_handshake()
+        except ssl.SSLError as error:
+            wanted = error.args[0]
+            if wanted not in (ssl.SSL_ERROR_WANT_READ, ssl.SSL_ERROR_WANT_WRITE):
+                raise
+        if wanted == ssl.SSL_ERROR_WANT_READ:
+            select.select([sock], [], [], limit.left())
+        else:
+            select.select([], [sock], [], limit.left())
+
+
+def _shown(peer):
+    """Return the fields of a log line about a certificate, {} for None."""
+    if peer is None:
+        return {}
+    names = ('subject', 'issuer', 'not_before', 'not_after', 'sha256')
+    return dict((name, peer[name]) for name in names)
+
+
+def _tls_remedy(peer):
+    """Return what to do about a failed handshake with the server of a certificate (or None)."""
+    now = text(time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime()))
+    if peer is None:
+        return u'is this a TLS port, and does the server want another client_cert or protocol?'
+    if now > peer['not_after']:
+        return u'the certificate has expired: renew it on the server'
+    if now < peer['not_before']:
+        return u'the certificate is not yet valid: check the clocks'
+    return (u'if the certificate is right, put the CA that issued it into [tls] ca_cert; else '
+            u'check client_cert')
+
+
+# ---- one server ----------------------------------------------------------------------------------
+
+_HTTP_REMEDIES = {401: u'check [tpam] username and password',
+                  403: u'check what this user may do, and client_cert',
+                  404: u'check [tpam] path'}
+_UNKNOWN = u'; whether the call was carried out is unknown'
+
+
+class Server(object):
+    """One server, and the one connection that is kept to it.
+
+    settings: see TpamClient; deadline: of the hook.
+    """
+
+    def __init__(self, host, port, settings, deadline):
+        self.connection = Connection(host, port, settings, deadline)
+        self.name = self.connection.name
+        self._settings, self._deadline = settings, deadline
+        self._awaits_answer = False
+        self.was_sent_twice = False  # whether the last call was
+
+    def close(self):
+        """Close the connection."""
+        self.connection.close()
+
+    def ask(self, command, body, decode, repeatable, resend, fresh):
+        """Send a call, and return its decoded answer.
+
+        command: name of the call, for messages. body: the call (bytes). decode: function of the
+        answer (bytes), which raises TpamRefused or BadAnswer. repeatable: carrying the call out
+        twice does no harm. resend: send the call once more if a kept connection ended before the
+        first byte of the answer, because the server had most likely closed it while it was idle.
+        fresh: use a new connection.
+
+        Raises TpamUnavailable if the call was certainly not carried out. If it may have been:
+        TpamConnectionEnded if it is not to be resent, TpamOutcomeUnknown if it is not `repeatable`.
+        Otherwise TpamRefused, TpamTimeout, or TpamError.
+        """
+        self.was_sent_twice = False
+        is_kept = not fresh and self._is_idle()
+        if not is_kept:
+            self.connection.open(Deadline(self._settings['connect_timeout'], self._deadline))
+        self.connection.waiting_for = u'the answer to ' + text(command)
+        wire = Wire(self.connection.sock, self._deadline, MAX_HEADERS)
+        try:
+            return decode(self._post(wire, body))
+        except TpamRefused:
+            raise
+        except Exception as error:  # httplib raises many kinds
+            failure = error  # Python 3 would chain it to an error raised here, and it may quote
+        self.close()         # the server
+        if isinstance(failure, urllib2.HTTPError):
+            raise self._failed_status(failure.code, repeatable)
+        if isinstance(failure, TpamTimeout) or wire.received or not is_kept:
+            raise self._failed(failure, wire, repeatable)
+        self._deadline.left()
+        if not resend:
+            raise TpamConnectionEnded(u'The connection ended before the answer', server=self.name,
+                                      command=command)
+        try:
+            return self.ask(command, body, decode, repeatable, resend, fresh=True)
+        finally:
+            self.was_sent_twice = True
+
+    def _is_idle(self):
+        """Return whether there is a connection whose last answer was read, and on which nothing
+        came since then."""
+        if self.connection.sock is None or self._awaits_answer:
+            return False
+        return not is_readable(self.connection.sock)
+
+    def _post(self, wire, body):
+        """Send the body of a call, and return that of its answer (bytes)."""
+        headers = {'Content-Type': 'text/xml; charset=utf-8', 'User-Agent': USER_AGENT,
+                   'Host': native(self.name)}
+        username, password = self._settings['credential']
+        if username:
+            headers['Authorization'] = basic(username, password)
+        scheme = u'https' if self._settings['tls'] else u'http'
+        path = text(self._settings['path'])
+        self._awaits_answer = True  # the alarm may ring at any line
+        url = u'%s://%s%s' % (scheme, self.name, path)
+        content, is_reusable = post(wire, url, path, body, headers)
+        if not is_reusable:
+            self.close()
+        self._awaits_answer = False
+        return content
+
+    def _failed_status(self, code, repeatable):
+        """Return the error for an HTTP status."""
+        details = {'server': self.name, 'status': status_text(code),
+                   'remedy': _HTTP_REMEDIES.get(code, u'see the log of the server')}
+        message = u'The server answers with an error'
+        if not repeatable and not 300 <= code < 500:
+            return TpamOutcomeUnknown(message + _UNKNOWN, **details)
+        if code in (502, 503, 504):
+            return TpamUnavailable(message, **details)
+        return TpamError(message, **details)
+
+    def _failed(self, error, wire, repeatable):
+        """Return the error for an exception that ended a call."""
+        remedy = u'see the log of the server'
+        if self._settings['tls'] and not wire.received:
+            remedy += u'; does it want another client_cert?'  # TLS 1.3 refuses one only now
+        details = {'server': self.name, 'reason': reason_of(error), 'remedy': remedy}
+        message = u'No usable answer'
+        if wire.is_sent and not repeatable:
+            return TpamOutcomeUnknown(message + _UNKNOWN, **details)
+        if isinstance(error, TpamTimeout):
+            return error
+        self._deadline.left()
+        if wire.is_sent:
+            return TpamError(message, **details)
+        return TpamUnavailable(message, **details)
