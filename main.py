@@ -1,10 +1,10 @@
 # -*- coding: utf-8 -*-
 """SPS Credential Store plugin for a TPAM-style password server that speaks XML-RPC: the policy.
 
-SPS makes Plugin(configuration), calls one hook by name and exits (guide: "The main.py module").
-This module says who gets which credential; tpamtarget.py says whose it is, and tpamcheckout.py
-has requests and check-in. It is Python 2.6.5 code, for the environment that SPS gives to plugins
-without an entry_point.
+SPS creates Plugin(configuration), calls one hook by name, and exits (guide: "The main.py module").
+This module decides who gets which credential. tpamtarget.py determines the account, and
+tpamcheckout.py handles requests and check-in. Python 2.6.5 code, for the environment in which SPS
+runs plugins without an entry_point.
 """
 import re
 import sys
@@ -22,7 +22,7 @@ UNKNOWN_COMMAND = -32601  # XML-RPC: the method does not exist
 _UNKNOWN_COMMAND = re.compile(u'(unknown|unrecognized|no such|not supported).{0,20}(command|method)'
                               u'|method \\W?[\\w.]{0,60}Retrieve(Key)?\\W? is not supported', re.I)
 
-# (pattern of a refusal, what the administrator can do about it); the last one that fits counts
+# (pattern of a refusal, what the administrator can do about it); the last match counts
 REMEDIES = (
     (u'reason codes? are required|reason code .{0,200}failed validation',
      u'set [request] reason_code to one of the server'),
@@ -39,7 +39,7 @@ REMEDIES = (
 )
 
 
-# ---- may they: one function for each choice of authorization -------------------------------------
+# ---- authorization: one function for each mode ---------------------------------------------------
 
 # Each takes (call, system, account) and returns the options for Retrieve ({name: value}), or
 # raises TpamRefused.
@@ -59,7 +59,7 @@ def authorize_by_approval(call, system, account):
 
 
 def authorize_by_policy(call, system, account):
-    """Require that the gateway user effectively holds required_policy for the account."""
+    """Require that the gateway user effectively has required_policy for the account."""
     policy = call.settings['tpam']['required_policy']
     asked = {'UserName': _required_user(call), 'AccountName': account, 'SystemName': system}
     rows = call.client().list_assigned_policies(AllOrEffectiveFlag='E', PermissionType='Pwd',
@@ -113,10 +113,10 @@ def _required_user(call):
 
 
 def _grants(row, policy, asked):
-    """Return whether a row of ListAssignedPolicies is the policy, for whom and what was asked.
+    """Return whether a row of ListAssignedPolicies grants the policy as it was asked for.
 
-    A row that a group holds names no user, and the type of the permission stands there only if the
-    server was asked to expand it: an empty column contradicts nothing.
+    The row of a policy of a group names no user, and PermissionType is filled in only if the server
+    was asked to expand it. An empty column therefore contradicts nothing.
     """
     if not same(row, AccessPolicyName=policy):
         return False
@@ -138,7 +138,7 @@ def _as_isa(call, system, account, finding):
 
 
 def _why(call):
-    """Return reason code and ticket, as Retrieve and AddPwdRequest take them."""
+    """Return the reason code and the ticket as options of Retrieve and AddPwdRequest."""
     request, questions = call.settings['request'], call.session_cookie.get('questions')
     ticket = u''
     if isinstance(questions, dict):
@@ -189,7 +189,7 @@ def _passwords_of(call, target):
 
 
 def _reuses_gateway_password(call, target):
-    """Return whether the gateway user is the target user, whose password SPS has already."""
+    """Return whether to use the gateway password, because the gateway user is the target user."""
     user = call.gateway_user
     if not call.settings['tpam']['reuse_gateway_password']:
         return False
@@ -204,7 +204,7 @@ def _reuses_gateway_password(call, target):
 
 # ---- the hooks -----------------------------------------------------------------------------------
 
-# Each takes the Call and returns the credentials, if any. Raises TpamError.
+# Each takes the Call and returns the credentials, if any, or raises TpamError.
 
 def get_password_list(call):
     """Return the password of the target's account: [str]."""
@@ -220,8 +220,9 @@ def get_password_list(call):
 
 
 def get_remote_app_credentials(call):
-    """Return the password of an application: [str]. The asset stands for the host; the session
-    cookie, where an AA plugin may name both, goes before the arguments."""
+    """Return the password of an application: [str]. The asset takes the place of the
+    host. The session cookie, in which an AA plugin may name the asset and the account, takes
+    precedence over the arguments."""
     check_gateway_user(call)
     asset = text(call.session_cookie.get('asset') or call.arguments.get('asset'))
     if not asset:
@@ -233,15 +234,15 @@ def get_remote_app_credentials(call):
 
 
 def get_private_key_list(call):
-    """Return the private keys of the target's account: [(type, PEM)]. If there is none that SPS
-    can use, the password hook still has its turn."""
+    """Return the private keys of the target's account: [(type, PEM)]. If there is
+    none, SPS still calls the password hook."""
     options = call.settings['private_keys']
     if not options['enabled']:
         return []
     check_gateway_user(call)
     if call.state['keyless'] == digest(call):
         return []
-    import sshkey  # its tables take time to compile, and the other hooks do without
+    import sshkey  # its tables take time to compile, and the other hooks do not need it
     client = call.client()
     command = client.retrieve if options['command'] == u'retrieve' else client.retrieve_key
     try:
@@ -260,7 +261,7 @@ def get_private_key_list(call):
 
 
 def is_unknown_command(refusal):
-    """Return whether a server refuses a command because it does not have it."""
+    """Return whether a server refuses a command because it does not know the command."""
     if refusal.code == UNKNOWN_COMMAND:
         return True
     return _UNKNOWN_COMMAND.search(refusal.message[:MAX_MATCHED]) is not None
@@ -277,7 +278,7 @@ def _checked_key(call, kind, pem, fingerprint, bits):
 
 
 def authentication_completed(call):
-    """Check in as soon as the login has worked, if the configuration says so."""
+    """Check in after the login, if the configuration says so."""
     triggers = call.settings['check-in-trigger']
     trigger = triggers.get(call.state.get('protocol')) or triggers['default']
     if trigger == u'authentication-completed':
@@ -285,7 +286,7 @@ def authentication_completed(call):
 
 
 def session_ended(call):
-    """Check in what is left, and sum the session up."""
+    """Check in whatever is still checked out, and log the summary of the session."""
     check_in_all(call)
     names = ('user', 'account', 'system', 'mode', 'request')
     call.log('info', u'Session ended', check_in=check_in_summary(call),
@@ -402,7 +403,7 @@ def _logged(call, error):
     if isinstance(error, TpamError):
         call.log('error', error.message, **error.fields())
         return error
-    # The text of an unexpected error may hold anything. Where it was raised is what a report needs.
+    # Its text may contain anything. The place where it was raised is what a report needs.
     import traceback
     where = u'%s, line %d' % traceback.extract_tb(sys.exc_info()[2])[-1][:2]
     call.log('critical', u'Unexpected failure; please report it', error=type(error).__name__,

@@ -1,8 +1,8 @@
 # -*- coding: utf-8 -*-
 """One hook call and all of its state: arguments, cookie, time, log, client, check-outs.
 
-Python 2.6.5 code. The client and everything on the wire are imported when they are first used: a
-hook that asks nothing pays for none of them.
+Python 2.6.5 code. The client and the modules of the wire are imported when they are first used. A
+hook that sends nothing does not load them.
 """
 import signal
 import time
@@ -12,19 +12,19 @@ from tpamerrors import (Deadline, TpamError, TpamTimeout, basic, folded, is_numb
 from tpamlog import Log, write_piece
 
 COOKIE_KEY = 'SPS_TPAM_XMLRPC'
-COMMANDS = ('Cancel', 'ForceReset')  # by which something is checked in
-CHECK_IN_SECONDS = 10  # kept of the timeout, at most a quarter, for the check-in of a failing hook
+COMMANDS = ('Cancel', 'ForceReset')  # the commands that check something in
+CHECK_IN_SECONDS = 10  # reserved of the timeout (at most a quarter), to check in if a hook fails
 
 
 # ---- the gateway user ----------------------------------------------------------------------------
 
 class GatewayUser(object):
-    """The user of the gateway, from the arguments of a get_* hook. The other hooks are not told.
+    """The user of the gateway, from the arguments of a get_* hook; other hooks do not get them.
 
-    All text, u'' where SPS names nobody. login: as SPS passes it. name: without a domain, as the
+    All are text, u'' if SPS names nobody. login: as SPS passes it. name: without a domain, as the
     credential server knows the user. domains: every distinct domain that SPS names, in the login
     (CORP\\jdoe, jdoe@corp) or as gateway_domain. identity: name and domains (jdoe@CORP), which
-    means one person; compare it with folded().
+    identify one person; compare it with folded().
     """
 
     def __init__(self, arguments):
@@ -37,25 +37,25 @@ class GatewayUser(object):
         for domain in parts:
             if domain and not any(same_name(domain, known) for known in self.domains):
                 self.domains.append(domain)
-        self.domains.sort(key=folded)  # whichever argument names which of them
+        self.domains.sort(key=folded)  # whichever argument contains which
         self.identity = u'@'.join([self.name] + self.domains) if self.name else u''
 
 
 # ---- the cookie ----------------------------------------------------------------------------------
 
-# The plugin's part of the cookie, all JSON and none of it secret. The names are those of release
-# 1.0.0, so that a session survives an upgrade.
+# The plugin's part of the cookie. It is JSON, and nothing in it is secret. The names are those of
+# release 1.0.0, so that a session survives an upgrade.
 #   hooks     names of the hooks that were called
 #   given     number of credentials
 #   open      check-outs: command (one of COMMANDS), system, account, user, request (None if it is
-#             unknown whether one was submitted), server (that was asked then), resubmitted (true if
-#             another request was submitted instead), pending (until the request was seen active),
-#             tried (the command that checks in went out and was not answered)
+#             unknown whether one was submitted), server (the one that was asked then), resubmitted
+#             (true if another request was submitted instead), pending (true until the request is
+#             known to be active), tried (true if the outcome of its check-in is unknown)
 #   returned  number of check-ins
-#   unknown   number of things of which nobody knows whether they are checked out
-#   denied    {"user/system/account": why}
-#   names     {what was asked for: [system, account]}, see main.py
-#   keyless   the configuration under which the server gave out no private keys
+#   unknown   number of things that may or may not be checked out
+#   denied    {"user/system/account": reason}
+#   names     {digest of a question: [name, ...]}, see tpamtarget.py
+#   keyless   digest of the configuration with which the server gave out no private keys
 #   server    the server that answered last
 # and of the last credential: user, protocol, mode, system, account, request.
 def _new_state():
@@ -66,8 +66,9 @@ def _new_state():
 def read_cookie(cookie):
     """Read the plugin's part of a cookie and return (state, unreadable).
 
-    state: a copy to work on, its strings as text whichever type the runner passes. unreadable: for
-    each part that no hook of this plugin wrote, a dict {name: value} of what it tells.
+    state: a copy that may be changed; its strings are text, whichever type SPS passes. unreadable:
+    for each part that no hook of this plugin wrote, the fields that can still be read
+    ({name: value}).
     """
     state = _new_state()
     if not cookie:
@@ -103,8 +104,8 @@ def _fits(name, value, state):
 
 
 def _with_text(value):
-    """Return a JSON value whose strings are text, and whose names are native: Python 2 may pass
-    either kind of both."""
+    """Return a JSON value with strings as text and names as native str. Python 2 may pass either
+    type for both."""
     if isinstance(value, dict):
         return dict((native(name), _with_text(member)) for name, member in value.items())
     if isinstance(value, list):
@@ -122,8 +123,8 @@ def _is_checkout(entry):
 
 
 def about(part):
-    """Return account, system and request of the cookie, or of one check-out in it, as far as they
-    are known: the fields of a log line."""
+    """Return account, system and request of the cookie, or of one check-out in it, as fields of a
+    log line. Fields that are not known are omitted."""
     return dict((name, part[name]) for name in ('account', 'system', 'request')
                 if part.get(name) and (is_text(part[name]) or is_number(part[name])))
 
@@ -134,27 +135,26 @@ class Alarm(object):
     """SIGALRM, which interrupts calls that have no timeout.
 
     It repeats, because an exception raised in a destructor is lost. It raises only inside the
-    functions that it is given, where something can hang: between two lines of the code around them
-    it would leave something checked out unsaid. Outside the main thread there is no alarm; every
-    wait asks the deadline all the same.
+    functions that it is given, which are those that can hang: elsewhere it could lose the record of
+    a check-out. Outside the main thread there is no alarm, but every wait checks the deadline.
     """
 
     def __init__(self):
-        self._previous, self._interruptible = {}, []
+        self._previous, self._interruptible, self._cause = {}, [], {}
 
     def start(self, deadline, functions):
-        """Raise TpamTimeout inside these functions when the deadline is over, or at SIGTERM: what
-        is checked out is checked in then, too."""
+        """Raise TpamTimeout inside these functions when the deadline has passed. Do the same at
+        SIGTERM, so that the hook checks in before it ends."""
         self._interruptible = [function.__code__ for function in functions]
         try:
             self._handle(signal.SIGALRM, self._ring)
             self._handle(signal.SIGTERM, self._ring_now)
             signal.setitimer(signal.ITIMER_REAL, deadline.left() + 0.1, 0.5)
-        except (ValueError, TpamTimeout):  # not the main thread, or over
+        except (ValueError, TpamTimeout):  # not the main thread, or too late
             pass
 
     def stop(self):
-        """End the alarm and put back the handlers that were there."""
+        """Stop the alarm and restore the previous handlers."""
         if not self._interruptible:
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -167,17 +167,18 @@ class Alarm(object):
         self._previous.setdefault(number, previous)
 
     def _ring_now(self, signum, frame):
+        self._cause = {'signal': u'SIGTERM'}
         signal.setitimer(signal.ITIMER_REAL, 0.001, 0.5)
 
     def _ring(self, signum, frame):
         while frame is not None:
             if frame.f_code in self._interruptible:
-                raise TpamTimeout()
+                raise TpamTimeout(**self._cause)
             frame = frame.f_back
 
 
 def pause(seconds):
-    """Sleep; the alarm ends it."""
+    """Sleep. The alarm can interrupt it."""
     time.sleep(seconds)
 
 
@@ -218,7 +219,7 @@ class Call(object):
         self._log.write(level, message, **details)
 
     def line(self, message, **details):
-        """Return one line without secrets, as an exception or a cookie may hold it."""
+        """Return one line without secrets, for an exception or the cookie."""
         return self._log.line(message, **details)
 
     def add_secret(self, secret):
@@ -231,7 +232,7 @@ class Call(object):
         for username, password in ((self.gateway_user.login, gateway_password),
                                    (tpam['username'], tpam['password']),
                                    (proxy['username'], proxy['password'])):
-            if password:  # also as the header has it, which a server may repeat without its padding
+            if password:  # also as in the header, which a server may repeat without its padding
                 credentials = text(basic(username, password).split()[1])
                 for secret in (password, credentials, credentials.rstrip(u'=')):
                     self.add_secret(secret)
@@ -239,7 +240,8 @@ class Call(object):
     # -- the server
 
     def client(self):
-        """Return the client of the credential server, made at first use. Raises TpamError."""
+        """Return the client of the credential server; the first call creates it. Raises TpamError.
+        """
         if self._client is None:
             from tpamclient import TpamClient
             self._start_alarm()
@@ -290,7 +292,7 @@ class Call(object):
     def check_out(self, command, system, account, request=None):
         """Record that something is checked out, and return its entry.
 
-        command: by which it is checked in, one of COMMANDS; request: its id, or None.
+        command: the one that checks it in (one of COMMANDS); request: its id, or None.
         """
         checkout = {'command': command, 'system': system, 'account': account, 'request': request,
                     'user': text(self.state.get('user'))}
@@ -298,7 +300,7 @@ class Call(object):
         return checkout
 
     def forget(self, checkout):
-        """Take an entry out of the cookie."""
+        """Remove an entry from the cookie."""
         self.state['open'] = [entry for entry in self.state['open'] if entry is not checkout]
 
     def is_checked_out(self, checkout):
@@ -310,7 +312,7 @@ class Call(object):
         return any(entry is checkout for entry in self._known)
 
     def begin_check_in(self):
-        """Make the time available that was kept for the check-in, and set the alarm to its end."""
+        """Add the time reserved for the check-in, and set the alarm to the new deadline."""
         self.deadline.extend(self._kept)
         self._kept = 0
         self._start_alarm()
@@ -323,7 +325,7 @@ class Call(object):
             self._client = None
 
     def end(self):
-        """End the alarm: after the last line of the log."""
+        """Stop the alarm. Call this after the last log line."""
         self._alarm.stop()
 
 

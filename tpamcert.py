@@ -2,9 +2,9 @@
 """The names of servers: IP addresses, host names, and the names and dates in a certificate.
 
 Python 2.6.5 code. 2.6.5's getpeercert() misses a subjectAltName that comes first (bpo-13034) and
-cuts names at a NUL (CVE-2013-4238). Names are therefore read from the DER, which is whole. On
-Python 2, `socket` loads all of OpenSSL: this module imports it, and hashlib, only where it uses
-them, so that a hook that asks no server does not pay for them.
+cuts names at a NUL (CVE-2013-4238). Names are therefore read from the DER, which is
+complete. On Python 2, `socket` loads all of OpenSSL. This module imports it, and hashlib, only
+where it uses them, so that a hook that asks no server does not load them.
 """
 import binascii
 import re
@@ -27,7 +27,7 @@ def packed_address(host):
 
 
 def canonical_address(host):
-    """Return an IP address in the one spelling that all systems write, or None for any other text.
+    """Return an IP address in its canonical spelling, or None for any other text.
 
     Brackets and the zone of an IPv6 address are dropped; an IPv4-mapped address becomes IPv4.
     """
@@ -73,7 +73,7 @@ def is_in_domain(host, domain):
 # ---- DER -----------------------------------------------------------------------------------------
 
 _UTC_TIME, _BMP_STRING = 0x17, 0x1e
-_VERSION, _EXTENSIONS = 0xa0, 0xa3    # optional parts of a certificate, by their context tags
+_VERSION, _EXTENSIONS = 0xa0, 0xa3    # optional parts of a certificate: context tags
 _DNS_NAME, _IP_ADDRESS = 0x82, 0x87   # kinds of alternative names
 _SUBJECT_ALT_NAME = b'\x55\x1d\x11'   # 2.5.29.17
 _ATTRIBUTES = {b'\x55\x04\x03': u'CN', b'\x55\x04\x06': u'C', b'\x55\x04\x07': u'L',
@@ -81,7 +81,7 @@ _ATTRIBUTES = {b'\x55\x04\x03': u'CN', b'\x55\x04\x06': u'C', b'\x55\x04\x07': u
 
 
 def _elements(der):
-    """Return [(tag, contents)] of the elements that stand side by side in DER (X.690). Raises
+    """Return [(tag, contents)] of the elements that follow one another in DER (X.690). Raises
     ValueError."""
     der, at, found = bytearray(der), 0, []
     while at < len(der):
@@ -94,7 +94,7 @@ def _elements(der):
 
 
 def _header(der, at):
-    """Return (tag, length of the contents, where they begin) of the element at this place."""
+    """Return (tag, length of the contents, offset of the contents) of the element at an offset."""
     if at + 2 > len(der):
         raise ValueError('cut short')
     tag, length, at = der[at], der[at + 1], at + 2
@@ -180,7 +180,7 @@ def _alternative_names(optional):
             parts = _elements(extension)
             if parts[0][1] != _SUBJECT_ALT_NAME:
                 continue
-            if found is not None:  # another reader may take the other one
+            if found is not None:  # another reader may use the other one
                 raise ValueError('an extension twice')
             found = _elements(_elements(parts[-1][1])[0][1])
     return found
@@ -204,7 +204,7 @@ def names_of(peer):
 def matches(peer, host):
     """Return whether a certificate() is for a host name or address (RFC 6125, RFC 2818).
 
-    If it has alternative names, they alone count; otherwise the common names do. An address
+    If it has alternative names, only they count; otherwise the common names do. An address
     matches only in packed form, and never a wildcard. `*` must be the whole left-most label, and
     stands for one label.
     """
@@ -220,7 +220,7 @@ def _has_address(peer, address):
     return any(packed_address(name) == address for name in peer['common_names'])
 
 
-# Without NUL, and without letters that lower() would make ASCII letters of
+# Without NUL, and without letters that lower() would turn into ASCII letters
 _HOST_NAME = re.compile(r'[A-Za-z0-9*._-]+\Z')
 
 

@@ -1,8 +1,8 @@
 # -*- coding: utf-8 -*-
 """Requests and check-in: what is checked out is checked in, or an ERROR line says that it is not.
 
-Python 2.6.5 code. Every function takes the Call whose cookie holds the check-outs. A check-out is
-recorded before its command goes out, so that it is checked in whatever happens then.
+Python 2.6.5 code. Every function takes the Call, whose cookie has the check-outs. A check-out is
+recorded before its command is sent, so that it is checked in whatever happens.
 """
 from tpamcall import about, pause
 from tpamerrors import (MAX_MATCHED, Deadline, TpamConnectionEnded, TpamError, TpamOutcomeUnknown,
@@ -11,7 +11,7 @@ from tpamerrors import (MAX_MATCHED, Deadline, TpamConnectionEnded, TpamError, T
 ACTIVE = (u'active/approved',)
 OPEN = ACTIVE + (u'approved', u'pending approval')  # 'approved' starts later
 CLOSED = (u'denied', u'canceled', u'expired')
-MANY_ROWS = 1000  # a server lists 25 unless told: this session's request may not be among them
+MANY_ROWS = 1000  # by default a server lists 25, and this session's request may not be among them
 
 
 # ---- requests of a user --------------------------------------------------------------------------
@@ -30,7 +30,7 @@ def _has_id(row):
 
 
 def same(row, **columns):
-    """Return whether the columns of a row hold these values, without regard to case."""
+    """Return whether the columns of a row have these values, without regard to case."""
     return all(same_name(column(row, name), value) for name, value in columns.items())
 
 
@@ -53,16 +53,16 @@ def last_notes(call):
 
 
 def _is_of_session(call, row, notes):
-    """Return whether a request has these notes. Without a session id they would be anybody's."""
+    """Return whether a request has these notes. Without a session id they identify nobody."""
     return bool(call.session_id) and same_name(column(row, 'RequestNotes'), notes)
 
 
 def _is_for_gateway_user(call, row):
     """Return whether the approval of a request was for the gateway user of this call.
 
-    A request without our notes was submitted by hand and is for everybody. Without the column, or
-    if a server has cut our notes, it may be for anybody, and is not used. One that was submitted
-    for no gateway user serves only its session.
+    A request without our notes was submitted by hand and is for everybody. If the column is
+    missing, or the server has cut our notes, it may be for anybody, and is not used. A request that
+    was submitted without a gateway user serves only its own session.
     """
     notes = column(row, 'RequestNotes')
     user, mark, _ = notes.rpartition(_MARK)
@@ -78,8 +78,8 @@ def _is_for_gateway_user(call, row):
 def request_for(call, system, account, why):
     """Return the id of an active request for an account: this session's, or a new one.
 
-    why: the options of AddPwdRequest that say why ({name: value}). Raises TpamRefused if nobody
-    approves it, and TpamError.
+    why: reason code and ticket, as options of AddPwdRequest ({name: value}). Raises TpamRefused if
+    nobody approves the request, and TpamError.
     """
     refused = call.state['denied'].get(_denied_key(call, system, account))
     if refused:
@@ -109,8 +109,8 @@ def request_checkout(call, system, account):
 
 
 def forget_expired(call, system, account):
-    """Forget the request of an earlier hook if it is closed, and return whether it is: it expired
-    while the session went on."""
+    """Forget the request of an earlier hook if it is closed, and return whether it is. It may have
+    expired during the session."""
     checkout = request_checkout(call, system, account)
     if checkout is None or not call.is_known(checkout) or not _closed_row(call, checkout):
         return False
@@ -201,10 +201,11 @@ def _find(call, checkout):
 
 
 def _may_be_of(row, checkout):
-    """Return whether a row of open requests may be of this check-out. Only a column that says
-    something else rules it out: servers leave columns out."""
+    """Return whether a row of open requests may be of this check-out. Only a column with
+    another value excludes it, because servers omit columns."""
     for name, value in (('SystemName', checkout['system']), ('AccountName', checkout['account'])):
-        if column(row, name) and not same_name(column(row, name), value):
+        found = column(row, name).strip()
+        if found and not same_name(found, value.strip()):
             return False
     return _state(row) not in CLOSED
 
@@ -255,8 +256,8 @@ def _scheduled(call, system, account, refusal):
 
 
 def _wait(call, checkout):
-    """Wait until a request is active. Raises TpamRefused if it is not, and remembers why:
-    approvers are asked once a session, not once a hook."""
+    """Wait until a request is active. If it does not become active, record why, and raise
+    TpamRefused: approvers are asked once in a session, not once in each hook."""
     call.log('info', u'Waiting for the approval of a request', **about(checkout))
     reason = _reason_against(call, checkout)
     if reason is None:
@@ -287,7 +288,7 @@ def _reason_against(call, checkout):
     if state in CLOSED:
         call.forget(checkout)
         return u'the request is %s' % state
-    check_in(call, [checkout])  # the word may hold anything, and gets nowhere
+    check_in(call, [checkout])  # the status may be any text, and is not repeated
     return u'the server gives the request a status that is not one of TPAM'
 
 
@@ -309,7 +310,7 @@ def check_in_new(call):
 
 
 def check_in(call, checkouts):
-    """Check in these entries of the cookie, and further ones that turn up. Raises nothing."""
+    """Check in these entries of the cookie, and those that are found meanwhile. Raises nothing."""
     waiting = list(checkouts)
     if not waiting:
         return
@@ -317,7 +318,7 @@ def check_in(call, checkouts):
     while waiting:
         checkout = waiting.pop(0)
         before = list(call.state['open'])
-        if call.is_checked_out(checkout):  # a reset may have gone with its request
+        if call.is_checked_out(checkout):  # a reset may be forgotten with its request
             _settle(call, checkout)
         for entry in call.state['open']:
             if not any(entry is known for known in before):
@@ -354,20 +355,20 @@ def _cancel(call, checkout):
         call.client().cancel(checkout['request'], comment)
         call.log('info', u'Checked in the request', **about(checkout))
     except TpamRefused as error:
-        refusal = error
+        refusal, was_sent_twice = error, call.client().was_sent_twice
     if refusal is not None:
         row = _closed_row(call, checkout)
         if not row:
             raise refusal
         call.log('info', u'The request was already closed', **about(checkout))
-        if not call.client().was_sent_twice:  # else the first of the two closed it just now
+        if not was_sent_twice:  # else the first of the two closed it
             _skip_second_reset(call, checkout, row)
     return True
 
 
 def _give_up_search(call, checkout):
-    """Say that a request was not found. Raises TpamOutcomeUnknown in the hook that submitted it,
-    since the server may still be carrying that out."""
+    """Log that a request was not found. Raises TpamOutcomeUnknown in the hook that submitted it,
+    because the server may still be carrying out the call."""
     notes = _notes(call, _user_of(call, checkout))
     if not call.is_known(checkout):
         raise TpamOutcomeUnknown(
@@ -379,10 +380,10 @@ def _give_up_search(call, checkout):
 
 
 def _skip_second_reset(call, checkout, row):
-    """Forget the password change that goes with a request which was closed before its time.
+    """Forget the password change that belongs to a request that was closed before it expired.
 
-    This session closed it, called again with an old cookie, and changed the password then. If the
-    request expired by itself, its password still has to be changed.
+    An earlier call with the same cookie closed the request, and changed the password then. If the
+    request expired, the password must still be changed.
     """
     reset = reset_checkout(call, checkout['system'], checkout['account'])
     if reset is not None and column(row, 'CloseDt') != column(row, 'ExpiresDt'):
@@ -409,7 +410,7 @@ _CHECK_INS = {'Cancel': _cancel, 'ForceReset': _force_reset}  # one for each of 
 
 
 def reset_checkout(call, system, account):
-    """Return the entry by which the password of an account is changed, or None."""
+    """Return the entry of the password change for an account, or None."""
     for checkout in call.state['open']:
         if same(checkout, command='ForceReset', system=system, account=account):
             return checkout
@@ -419,7 +420,7 @@ def reset_checkout(call, system, account):
 # ---- reports -------------------------------------------------------------------------------------
 
 def check_in_summary(call):
-    """Return check_in of the summary line: failed, unknown, done or nothing to check in."""
+    """Return the value of check_in: failed, unknown, done or nothing to check in."""
     if call.state['open']:
         return u'failed'
     if call.state['unknown']:
@@ -428,7 +429,7 @@ def check_in_summary(call):
 
 
 def report_unreadable(call):
-    """Log an ERROR line for each part of the cookie that cannot be read, and remember it for the
+    """Log an ERROR line for each part of the cookie that cannot be read, and count it for the
     summary."""
     for details in call.unreadable:
         call.state['unknown'] += 1
@@ -438,7 +439,8 @@ def report_unreadable(call):
 
 
 def report_checked_out(call):
-    """Log an ERROR line for each check-out of a session that a wrong configuration ends."""
+    """Log an ERROR line for each check-out that a wrong configuration keeps from being checked in.
+    """
     for checkout in call.state['open']:
         details = about(checkout)
         if checkout['request'] is None and checkout['command'] == 'Cancel':

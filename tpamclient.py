@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""TPAM's commands: one method each, sent to the first of several servers that takes the call.
+"""TPAM's commands: one method each, sent to the first of several servers that accepts the call.
 
 Python 2.6.5 code. Nothing here knows a hook or a cookie. tpamxml encodes and decodes the calls,
 tpamtransport carries them.
@@ -13,7 +13,7 @@ from tpamerrors import (MAX_MATCHED, BadAnswer, Deadline, TpamError, TpamOutcome
 from tpamtransport import Server, look_up
 from tpamxml import decode_answer, encode_call
 
-MAX_CREDENTIAL = 64 * 1024  # characters; longer ones would only keep the log busy with masking
+MAX_CREDENTIAL = 64 * 1024  # characters; masking a longer one in the log would only take time
 _REPLICA = u'not available on a failed over replica'
 _NOTHING_TO_LIST = re.compile(u'No (Systems|Accounts|Requests|Permissions) to list', re.I)
 _NEVER_INITIALISED = u'default initial password'
@@ -28,14 +28,14 @@ class TpamClient(object):
     """
 
     def __init__(self, settings, deadline, log, first=None):
-        """Make a client that connects when it is first asked.
+        """Create a client that connects at its first call.
 
         settings (dict): servers ([(host, port)], or [('srv:name', None)]), path, method_prefix,
         credential (username, password), connect_timeout (seconds), proxy (None, or a dict of
         address (host, port), username, password), tls (None for plain HTTP, or a dict of ca_cert
         and client_cert (PEM or None), server_fingerprint (list of hex), check_host_name, protocol).
-        deadline: Deadline of the whole hook. log: function of the TpamError because of which a
-        server is left out. first: name of the server to ask first.
+        deadline: Deadline of the whole hook. log: function that gets the TpamError if a server
+        is skipped. first: name of the server to ask first.
         """
         self._settings, self._deadline = settings, deadline
         self._log, self._first = log, first
@@ -87,8 +87,8 @@ class TpamClient(object):
         return answer['id'], answer['message']
 
     def get_pwd_request(self, request_id):
-        """Return the row of one request, or None if the server lists none. Raises TpamError for
-        any other row."""
+        """Return the row of one request, or None if the server does not list it. Raises TpamError
+        for any other row."""
         rows = self._rows('GetPwdRequest', {'RequestID': request_id})
         if not rows:
             return None
@@ -112,7 +112,7 @@ class TpamClient(object):
         return self._rows('ListRequestDetails', options)
 
     def list_assigned_policies(self, **options):
-        """Return rows of the policies that a user holds."""
+        """Return rows of the policies that are assigned to a user."""
         return self._rows('ListAssignedPolicies', options)
 
     def list_accounts(self, **options):
@@ -141,7 +141,7 @@ class TpamClient(object):
     # -- servers
 
     def call(self, command, options, repeatable, resend=True, fresh=False):
-        """Send a command to the first server that takes it, and return its answer.
+        """Send a command to the first server that accepts it, and return its answer.
 
         Returns a dict: returnCode (0), message (text), and what the command adds. repeatable,
         resend, fresh: see Server.ask().
@@ -151,8 +151,9 @@ class TpamClient(object):
         for server in servers:
             try:
                 answer = server.ask(command, body, decode_result, repeatable, resend, fresh)
-            except TpamTimeout:
-                raise TpamTimeout(server=server.name, waiting_for=server.connection.waiting_for)
+            except TpamTimeout as error:
+                raise TpamTimeout(**dict(error.details, server=server.name,
+                                         waiting_for=server.connection.waiting_for))
             except TpamRefused as refusal:
                 self.server, self.was_sent_twice = server.name, server.was_sent_twice
                 if _REPLICA not in folded(refusal.message[:MAX_MATCHED]):
@@ -169,13 +170,13 @@ class TpamClient(object):
         raise failure
 
     def _ask_first(self, server):
-        """Ask the server that answered first from now on."""
-        # In one assignment: an alarm between two steps would leave the list without it.
+        """Move the server that has just answered to the front of the list."""
+        # In one assignment: an alarm between two steps would lose the server.
         self._servers = [server] + [other for other in self._servers if other is not server]
         self.server, self.was_sent_twice = server.name, server.was_sent_twice
 
     def _in_order(self):
-        """Return the servers in the order in which they are to be asked. DNS is asked once."""
+        """Return the servers in the order in which to ask them. DNS is asked only once."""
         if self._servers is None:
             servers = [Server(host, port, self._settings, self._deadline)
                        for host, port in self._addresses()]
@@ -183,7 +184,7 @@ class TpamClient(object):
         return list(self._servers)
 
     def _addresses(self):
-        """Return [(host, port)] of the servers, with those that DNS has for `srv:` names."""
+        """Return [(host, port)] of the servers, with `srv:` names looked up in DNS."""
         found, failures = [], []
         for host, port in self._settings['servers']:
             if not host.startswith(u'srv:'):
@@ -200,7 +201,7 @@ class TpamClient(object):
         return found
 
     def _service(self, host):
-        """Return service_addresses() of srv:name, and log those that are refused."""
+        """Return the accepted service_addresses() of srv:name, and log the refused ones."""
         tls = self._settings['tls']
         is_pinned = bool(tls and tls['server_fingerprint'])
         limit = Deadline(self._settings['connect_timeout'], self._deadline)
@@ -235,7 +236,7 @@ def decode_result(body):
 
 
 def _is_list_of_rows(rows, count):
-    """Return whether the rows of an answer are a list of dicts, and not empty against its count."""
+    """Return whether the rows of an answer are a list of dicts, empty only if its count is 0."""
     if not isinstance(rows, list):
         return False
     if not rows and count not in (u'', u'0'):
@@ -246,13 +247,12 @@ def _is_list_of_rows(rows, count):
 # ---- SRV records ---------------------------------------------------------------------------------
 
 def service_addresses(name, is_pinned, deadline):
-    """Look up an SRV name. Return ([(host, port)], failures), the hosts in the order in which they
-    are to be asked.
+    """Look up an SRV name. Return ([(host, port)], failures), the hosts in the order to ask them.
 
     The answer of DNS is not authenticated, and certificates are checked for the names in it. RFC
-    6125 (1.7.2) therefore forbids taking them as they are: they must lie in the domain of the SRV
-    name, which the configuration gives. For each that does not there is a TpamUnavailable among
-    the failures. A pinned certificate needs no name.
+    6125 (1.7.2) therefore forbids trusting these names: they must be in the domain of the SRV name,
+    which comes from the configuration. Each one that is not becomes a TpamUnavailable in failures.
+    A pinned certificate needs no name.
 
     Raises TpamUnavailable if nothing is left, and TpamTimeout.
     """

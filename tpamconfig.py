@@ -1,8 +1,9 @@
 # -*- coding: utf-8 -*-
 """The configuration: text -> settings and problems, each problem with the number of its line.
 
-Python 2.6.5 code. Lines are read by tpamini. In this order: parsers turn the value of an option
-into a setting; a table names all options; sentences say which options do not go together.
+Python 2.6.5 code. tpamini reads the lines. This module has parsers, which turn the value of an
+option into a setting; the table of all options; and the rules about options that are missing or
+contradict one another.
 """
 import base64
 import re
@@ -20,9 +21,9 @@ def read_configuration(configuration):
     """Return (settings, problems) of a configuration (unicode, bytes in UTF-8, or None).
 
     settings ({section: {option: value}}) are complete, with defaults. Use them only if there are no
-    problems, and never write to them. problems ([text]) are all that the text has, in the order of
-    its lines; those about options that are missing or contradict one another come last. They repeat
-    neither a value nor an unknown option, because people paste passwords into the wrong line.
+    problems, and never write to them. problems ([text]) lists every problem in the order of the
+    lines; missing options and options that contradict one another come last. Problems never repeat
+    a value or an unknown option, because people paste passwords into the wrong line.
     Raises nothing.
     """
     settings = dict((section, dict((option, default) for option, (_, default) in options.items()))
@@ -46,7 +47,7 @@ def read_configuration(configuration):
 
 
 def _set_options(settings, options, problems):
-    """Put the options into the settings, and what is wrong with them into problems.
+    """Add the options to the settings, and each mistake in them to problems.
 
     Return the options with a value ({(section, option): line}) and the wrong ones (a set).
     """
@@ -105,10 +106,11 @@ def _resembling(word, known):
 # ---- value -> setting ----------------------------------------------------------------------------
 
 # Parsers take a value (unicode) and return the setting, or raise ValueError saying what is allowed.
-# They refuse an empty value: it would silently be the default, which may be the weaker choice.
+# They refuse an empty value, which would silently mean the default, and that may be the weaker
+# choice.
 
 def _may_be_empty(parse, default):
-    """Return the entry of an option in the table that has its default if its value is empty."""
+    """Return a row of OPTIONS whose option has its default if the value is empty."""
     def parse_unless_empty(value):
         if value:
             return parse(value)
@@ -199,7 +201,7 @@ _ANY_OPTION = re.compile(u'(\\[|(?!subject|issuer|depth)[a-z_-]+\\s*=|.*sha256:)
 def _pem(*kinds):
     """Return a parser of PEM (RFC 7468) with these kinds of block, checked as far as 2.6 can."""
     def parse(value):
-        around = PEM_BLOCK.sub(u'', value)  # text that openssl writes there is harmless
+        around = PEM_BLOCK.sub(u'', value)  # text that openssl writes here is harmless
         blocks = [(re.sub(u'.* PRIVATE KEY\\Z', u'PRIVATE KEY', label), content)
                   for label, content in PEM_BLOCK.findall(value)]
         if _hides_option(value, around):
@@ -216,14 +218,14 @@ def _pem(*kinds):
 
 
 def _hides_option(value, around):
-    """Return whether a known option stands in a PEM, or anything like an option around it."""
+    """Return whether there is a known option inside a PEM, or anything like one around it."""
     if any(is_option(line, KNOWN) for line in value.split(u'\n')):
         return True
     return any(_ANY_OPTION.match(line) for line in around.split(u'\n'))
 
 
 def _check_block(kind, content):
-    # b64decode() passes over other characters, which are damage here.
+    # b64decode() skips other characters, which are damage here.
     is_whole = re.match(u'[A-Za-z0-9+/=\\s]*\\Z', content) is not None
     try:
         der = base64.b64decode(content.encode('ascii', 'replace'))
@@ -240,7 +242,7 @@ def _check_block(kind, content):
 _TRIGGER = _choice(u'session-ended', u'authentication-completed')
 _RESOLVERS = (u'tpam', u'dns', u'hostname', u'fqdn', u'ip', u'domain')
 
-# section -> option -> (parser, default); text takes anything, also an empty value
+# section -> option -> (parser, default); text() accepts anything, also an empty value
 OPTIONS = {
     'tpam': {
         'server': _may_be_empty(_items(_server), []), 'path': _may_be_empty(_path, u'/RPC2'),
@@ -292,10 +294,10 @@ KNOWN = frozenset(option for options in OPTIONS.values() for option in options)
 _OF_SEVERAL_LINES = (('tls', 'ca_cert'), ('tls', 'client_cert'))
 
 
-# ---- which options do not go together ------------------------------------------------------------
+# ---- options that are missing or contradict one another ------------------------------------------
 
-# Only authorization=request uses these: whoever sets them without it believes that requests are
-# filed.
+# Only authorization=request uses these. Whoever sets them without it believes that requests are
+# submitted.
 _OF_REQUESTS = ('access_policy', 'approval_timeout', 'poll_interval', 'release_duration')
 
 

@@ -1,5 +1,5 @@
 # -*- coding: utf-8 -*-
-"""What every other module needs: the errors, text as logs and XML take it, and the deadline.
+"""Shared by all other modules: errors, text for logs and XML, and the deadline.
 
 Python 2.6.5 code, like all that ships. This module imports nothing of the plugin.
 """
@@ -17,8 +17,8 @@ class TpamError(Exception):
     """The server cannot be asked, or its answer cannot be used: the hook fails.
 
     message (text): one sentence. remedy (text or None): what the reader of the log can do.
-    details ({name: value}): what the sentence is about. All three may hold secrets that a server
-    repeats, at any length: the log masks, escapes and cuts them, in this order. str() is the
+    details ({name: value}): the facts of the case. All three may contain secrets that a server
+    repeats, at any length. The log masks, escapes and cuts them, in this order. str() is the
     message, until Plugin replaces it by the line of the log.
     """
 
@@ -36,8 +36,8 @@ class TpamError(Exception):
 class TpamRefused(TpamError):
     """The server, or our policy, refuses a credential: SPS gets an empty list.
 
-    message is in the server's words or in ours; code (int, text or None) is the returnCode or
-    faultCode of the server.
+    message is in the words of the server or of the plugin; code (int, text or None) is the
+    returnCode or faultCode of the server.
     """
 
     def __init__(self, message, code=None, remedy=None, **details):
@@ -62,7 +62,7 @@ class TpamConnectionEnded(TpamOutcomeUnknown):
 
 
 class TpamTimeout(TpamError):
-    """The time of the whole hook is over. details say what was waited for."""
+    """The time of the whole hook is over. details say what the hook was waiting for."""
 
     def __init__(self, **details):
         TpamError.__init__(self, u'Time is over; see [tpam] timeout, and why the server is slow',
@@ -70,7 +70,7 @@ class TpamTimeout(TpamError):
 
 
 class BadAnswer(ValueError):
-    """What came is no XML-RPC answer. str() says why and repeats nothing of it."""
+    """The answer is not XML-RPC. str() says why, and quotes nothing of the answer."""
 
 
 # ---- text ----------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ class BadAnswer(ValueError):
 def text(value):
     """Return bytes in UTF-8, unicode, a number or None as unicode.
 
-    Bytes that are not UTF-8 become U+FFFD: they are shown, not lost.
+    Bytes that are not UTF-8 become U+FFFD: they are shown rather than lost.
     """
     if isinstance(value, bytes):
         return value.decode('utf-8', 'replace')
@@ -88,15 +88,14 @@ def text(value):
 
 
 def native(value):
-    """Return text as the interpreter's own str, in UTF-8 where that is bytes: SPS and httplib take
-    this."""
+    """Return text as the interpreter's own str, in UTF-8 where that is bytes, for SPS and
+    httplib."""
     value = text(value)
     return value if isinstance(value, str) else value.encode('utf-8')
 
 
 def is_text(value):
-    """Return whether a value is a string: unicode, or the str that lxml and runners give for
-    ASCII."""
+    """Return whether a value is a string: unicode, or the str that lxml and SPS use for ASCII."""
     return isinstance(value, (str, type(u'')))
 
 
@@ -128,14 +127,14 @@ def _folded(char):
 def same_name(one, other):
     """Return whether two names (text) are the same without regard to case.
 
-    The lengths come first: folding megabytes that a server sent would outlive the deadline.
+    The lengths are compared first: folding megabytes from a server would exceed the deadline.
     """
     one, other = text(one), text(other)
     return len(one) == len(other) and folded(one) == folded(other)
 
 
 def describe(message, **details):
-    """Return one line: describe(u'Filed', account=u'root') is u"Filed; account='root'"."""
+    """Return one line: describe(u'Called', hook=u'x') is u"Called; hook='x'"."""
     fields = [u"%s='%s'" % (name, escaped(value)) for name, value in sorted(details.items())]
     if not fields:
         return message
@@ -143,18 +142,18 @@ def describe(message, **details):
 
 
 def escaped(value):
-    """Return a value as a log line may hold it, at most MAX_SHOWN characters of it.
+    """Return a value in the form for a log line, at most MAX_SHOWN characters of it.
 
-    Quotes, control characters and characters that change the direction of writing are escaped:
-    what a user or a server chose forges neither a line nor a field.
+    Quotes, control characters and characters that change the direction of writing are escaped,
+    so that the words of a user or a server cannot forge a line or a field.
     """
     value = text(value)
     shown = u''.join(_escaped(char) for char in value[:MAX_SHOWN])
     return shown + u'…' if len(value) > MAX_SHOWN else shown
 
 
-# Controls, formats such as a change of direction, characters that this Python's Unicode does not
-# know (2.6 lacks some directions), surrogates, separators of lines.
+# Controls; formats, such as a change of direction; characters that this Python does not know (2.6
+# lacks some changes of direction); surrogates; separators of lines.
 _UNSEEN = ('Cc', 'Cf', 'Cn', 'Cs', 'Zl', 'Zp')
 
 
@@ -175,10 +174,11 @@ def basic(username, password):
 # ---- time ----------------------------------------------------------------------------------------
 
 class Deadline(object):
-    """A moment that every wait asks how far away it is.
+    """The moment by which every wait must end.
 
-    It is counted by times(2), which no NTP step moves: 2.6 has no time.monotonic. A socket's own
-    timeout is for one operation only, so that a server that drips would outlive it.
+    It is measured with times(2), which NTP does not change: 2.6 has no time.monotonic(). The
+    timeout of a socket limits only one operation, so that a server that sends byte by byte never
+    exceeds it.
     """
 
     def __init__(self, seconds, within=None):
@@ -187,7 +187,7 @@ class Deadline(object):
             self._at = min(self._at, within._at)
 
     def extend(self, seconds):
-        """Add seconds that were kept back of the whole time."""
+        """Add seconds that were reserved."""
         self._at += seconds
 
     def left(self):

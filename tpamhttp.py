@@ -1,8 +1,8 @@
 # -*- coding: utf-8 -*-
 """One HTTP request and its answer, over a socket that somebody else opens and closes.
 
-Python 2.6.5 code. 2.6 has no deadline for a whole conversation and no bounds on what a server may
-send: they are here. The rest is httplib, and a urllib2 opener that is put together by hand.
+Python 2.6.5 code. 2.6 has no deadline for a whole exchange and no bounds on what a server may send;
+this module adds them. The rest is httplib, and a urllib2 opener that is put together by hand.
 """
 import httplib
 import io
@@ -14,7 +14,7 @@ from tpamerrors import BadAnswer, TpamTimeout, native, text
 
 MAX_HEADERS = 64 * 1024      # bytes of status line and headers of one answer
 MAX_BODY = 16 * 1024 * 1024  # bytes of one answer
-BLOCK = 64 * 1024            # bytes that are read at once
+BLOCK = 64 * 1024            # bytes that are read in one call
 
 
 # ---- the socket ----------------------------------------------------------------------------------
@@ -22,10 +22,10 @@ BLOCK = 64 * 1024            # bytes that are read at once
 class Wire(io.RawIOBase):
     """A socket as httplib sees it, for one request and its answer.
 
-    Every wait ends with the deadline. Everything that comes in counts against a budget (bytes),
-    because 2.6 bounds neither lines nor headers. is_sent: whether a byte of the request may be out;
-    received: the number of bytes that came. httplib closes the wire when it has finished; the
-    socket is closed by its Connection.
+    Every wait ends with the deadline. All received bytes count against a budget, because 2.6 bounds
+    neither lines nor headers. is_sent: whether a byte of the request may have been sent; received:
+    the number of bytes received. httplib closes the wire when it has finished; Connection closes
+    the socket.
     """
 
     def __init__(self, sock, deadline, budget):
@@ -40,14 +40,14 @@ class Wire(io.RawIOBase):
         self._request.append(data)
 
     def send_request(self):
-        """Send the request in one write: head and body in two would cost 40 ms, by Nagle's
-        algorithm and delayed acknowledgement."""
+        """Send the request in one write. Head and body in two writes would cost 40 ms, because of
+        Nagle's algorithm and delayed acknowledgement."""
         self._sock.settimeout(self._deadline.left())
         self.is_sent = True
         self._sock.sendall(b''.join(self._request))
 
     def makefile(self, mode='rb', bufsize=-1):
-        """Return a file of the answer. httplib calls this."""
+        """Return a file to read the answer from. httplib calls this."""
         self._reader = _Reader(self)
         return self._reader
 
@@ -69,7 +69,7 @@ class Wire(io.RawIOBase):
     def has_unread_bytes(self):
         """Return whether the server sent more than the answer that was read.
 
-        Bytes in our buffer or inside OpenSSL are invisible to select(), and would be taken as the
+        select() does not see bytes in the buffer or inside OpenSSL. They would be taken for the
         answer to the next call.
         """
         self._has_ended = True  # peek() must not wait for more
@@ -80,7 +80,7 @@ class Wire(io.RawIOBase):
 
 
 class _Reader(io.BufferedReader):
-    """A buffer that httplib cannot close: has_unread_bytes() looks at it when httplib has
+    """A buffer that httplib cannot close, because has_unread_bytes() reads it when httplib has
     finished."""
 
     def close(self):
@@ -88,7 +88,7 @@ class _Reader(io.BufferedReader):
 
 
 def is_readable(sock):
-    """Return whether bytes or the end of the connection wait, on the socket or inside OpenSSL."""
+    """Return whether bytes or the end of the connection are waiting, in the socket or OpenSSL."""
     pending = getattr(sock, 'pending', None)  # a socket without TLS has no pending()
     if pending is not None and pending():
         return True
@@ -103,7 +103,7 @@ def exchange(wire, method, target, body, headers):
 
     target: text; body: bytes or None; headers: {name: value}, native.
     """
-    connection = httplib.HTTPConnection('', strict=True)  # else 2.6 takes any bytes as a 200 answer
+    connection = httplib.HTTPConnection('', strict=True)  # else 2.6 takes any bytes for a 200
     connection.auto_open, connection.sock = 0, wire
     connection.request(method, native(target), body, headers)  # which the wire collects
     wire.send_request()
@@ -111,8 +111,8 @@ def exchange(wire, method, target, body, headers):
 
 
 def connect(wire, target, headers):
-    """Ask a proxy to connect to a target (host and port, text). Return None, or what it answers
-    if it does not."""
+    """Ask a proxy to connect to a target (host and port, text). Return None, or its answer
+    (text) if it refuses."""
     try:
         status = exchange(wire, 'CONNECT', target, None, headers).status
     except (httplib.HTTPException, ValueError) as error:
@@ -126,9 +126,9 @@ def post(wire, url, path, body, headers):
     """Send a POST request through urllib2. Return (content of the answer, whether the connection
     can be used again).
 
-    The opener has one handler that opens anything. It therefore knows no redirect, no proxy out of
-    the environment and no second, unverified connection. Raises urllib2.HTTPError for any status
-    but 2xx, BadAnswer, and whatever httplib and the socket raise.
+    Only one handler of the opener opens anything. The opener therefore follows no redirect, uses no
+    proxy from the environment, and opens no second, unverified connection. Raises
+    urllib2.HTTPError for any status but 2xx, BadAnswer, and whatever httplib and the socket raise.
     """
     handler = _WireHandler(wire, path)
     opener = urllib2.OpenerDirector()
@@ -183,8 +183,8 @@ class _WireHandler(urllib2.BaseHandler):
 def _check_length(response):
     """Check the Content-Length of a response (RFC 9112, 6.3), and repair `length` if it came twice.
 
-    httplib takes a negative number, and waits for the end of the connection after two equal
-    headers.
+    httplib accepts a negative number, and waits for the end of the connection if there are two
+    equal headers.
     """
     written = response.getheader('Content-Length')
     if written is None or response.chunked:
@@ -198,8 +198,8 @@ def _check_length(response):
 # ---- words for the log ---------------------------------------------------------------------------
 
 def reason_of(error):
-    """Return why something failed (text), without a word of the server: libraries quote it in the
-    texts of their exceptions."""
+    """Return why something failed (text), without the words of the server, which libraries quote in
+    the texts of their exceptions."""
     if isinstance(error, httplib.HTTPException):
         return u'an answer that is cut short or is not HTTP'
     if isinstance(error, TpamTimeout):
@@ -210,5 +210,5 @@ def reason_of(error):
 
 
 def status_text(code):
-    """Return u'401 Unauthorized' for 401. The server's own words could repeat what it was sent."""
+    """Return u'401 Unauthorized' for 401. The words of the server could repeat what it was sent."""
     return u'%d %s' % (code, text(httplib.responses.get(code)))

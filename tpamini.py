@@ -2,17 +2,17 @@
 """Configuration text -> sections and options, each with the number of its line.
 
 Python 2.6.5 code. ConfigParser in 2.6 would need a page of workarounds to leave passwords alone,
-knows no line numbers, and keeps the last of two equal options.
+has no line numbers, and keeps the last of two equal options.
 """
 import re
 
 from tpamerrors import folded, text
 
 _WHITE = u' \t'  # other white space may be part of a password
-_IGNORED = re.compile(u'[ \\t]*\\Z|[;#]|[Rr][Ee][Mm]([ \\t]|\\Z)')  # 2.6 takes rem for a comment
+_IGNORED = re.compile(u'[ \\t]*\\Z|[;#]|[Rr][Ee][Mm]([ \\t]|\\Z)')  # rem: a comment in 2.6
 _SECTION = re.compile(u'\\[([^\\]]+)\\][ \\t]*(?:[;#].*)?\\Z')
 _OPTION = re.compile(u'([^ \\t:=][^:=]*)[:=](.*)', re.S)
-# From the line of BEGIN to END, if neither a section nor another BEGIN stands between them
+# From the line of BEGIN to END, with neither a section nor another BEGIN in between
 _PASTED_PEM = re.compile(u'^(?![;#]).*-----BEGIN [^-\n]*-----[ \\t]*\n'
                          u'(?:(?!\\[|.*-----BEGIN ).*\n)*?[ \\t]*-----END ', re.M)
 
@@ -26,7 +26,7 @@ def read_lines(configuration, known):
 
     The format is that of ConfigParser in Python 2.6, with three differences. A value is taken as
     written: ConfigParser cuts it at ` ;`, and empties `""`. The lines of a PEM may stand as they
-    were pasted, without indentation. Text behind a [section] is an error, not a comment.
+    were pasted, without indentation. Text after a [section] is an error unless it is a comment.
     """
     sections, options, outside, unreadable = _sorted_lines(_lines(configuration, known))
     problems = []
@@ -58,10 +58,10 @@ def _lines(configuration, known):
 
 
 def _indented(pem, known):
-    """Indent the lines of a PEM, so that they belong to the option above, as they are meant to."""
+    """Indent the lines of a PEM, so that they belong to the option above."""
     first, _, others = pem.partition(u'\n')
     if any(is_option(line, known) for line in others.split(u'\n')):
-        return pem  # END is missing, and belongs to something else
+        return pem  # its END is missing, and this END belongs to another PEM
     if first.startswith(u'-----BEGIN '):
         first = u' ' + first
     return first + u'\n' + re.sub(u'(?m)^(?![;#])', u' ', others)
@@ -83,7 +83,7 @@ def _name(option):
 def _sorted_lines(lines):
     """Return (sections, options, lines before the first section, lines that are none of these)."""
     sections, options, outside, unreadable = [], [], [], []
-    section, value = None, None  # value: the list that takes the indented lines
+    section, value = None, None  # value: the list to which indented lines are added
     for number, line in enumerate(lines, 1):
         if _IGNORED.match(line):
             continue
@@ -95,7 +95,7 @@ def _sorted_lines(lines):
             sections.append((number, section))
         elif section is None:
             outside.append(number)
-        elif option is not None:
+        elif option is not None and line[0] != u'[':
             value = [option.group(2).strip(_WHITE)]
             options.append((number, section, _name(option), value))
         else:

@@ -1,8 +1,8 @@
 # -*- coding: utf-8 -*-
-"""The log of one hook call: one line an event on stdout, with every known secret masked.
+"""The log of one hook call: one line for each event on stdout, with every known secret masked.
 
 Python 2.6.5 code. A line is made in this order: secrets are masked in each part, values are
-escaped and cut, and the line is written if stdout takes it.
+escaped and cut, and the line is written if stdout accepts it.
 """
 import re
 import select
@@ -13,8 +13,8 @@ from tpamerrors import describe, escaped, native, text
 
 MASK = u'********'
 MAX_SEARCHED = 8192   # characters of a part that are searched for secrets; far fewer are shown
-PREFIX = 64           # bytes of a secret by which it is found
-WRITE_SECONDS = 0.2   # that a line waits for a pipe to take it
+PREFIX = 64           # bytes at the start of a secret that are searched for
+WRITE_SECONDS = 0.2   # that a line waits for a full pipe
 PIECE = 1000          # characters written at once: 4 bytes each, and a ready pipe takes 4096
 
 
@@ -26,8 +26,8 @@ class Log(object):
         self._secrets = []
 
     def add_secret(self, secret):
-        """Mask a secret (text) from now on. Up to three characters would mask half of the log, and
-        are not masked."""
+        """Mask a secret (text) from now on. A secret of up to three characters is not
+        masked, because it would mask half of the log."""
         if len(secret) > 3:
             self._secrets.append(_encoded(secret))
             self._secrets.sort(key=len, reverse=True)  # one secret may begin like another
@@ -46,10 +46,10 @@ class Log(object):
         return describe(self.masked(message), **masked)
 
     def masked(self, part):
-        """Return a text with every secret masked, as it stands and as URLs, JSON and XML write it.
+        """Return a text with every secret masked, as it is and as URLs, JSON and XML write it.
 
-        A long text is cut first. That may leave the beginning of a secret at its end, so that
-        nothing behind the last mask is kept then.
+        A long text is cut first. This may leave the beginning of a secret at its end; everything
+        after the last mask is therefore dropped.
         """
         masked = part[:MAX_SEARCHED]
         for secret in self._secrets:
@@ -65,8 +65,8 @@ class Log(object):
 # ---- secrets in any spelling ---------------------------------------------------------------------
 
 # A text is searched in units: (bytes in UTF-8 that a piece of the text stands for, its end in the
-# text). Searching takes time in proportion to its length; a pattern made of a secret that a user or
-# a server chose would not.
+# text). Searching takes time in proportion to its length. A pattern made of a secret could take
+# far longer, and a user or a server may have chosen the secret.
 
 _UNIT = re.compile(u'%([0-9A-Fa-f]{2})|\\\\u([0-9A-Fa-f]{4})|\\\\(["\'\\\\/])'
                    u'|&#([0-9]{1,7});|&#[xX]([0-9A-Fa-f]{1,6});|&(amp|lt|gt|quot|apos);')
@@ -76,8 +76,8 @@ _NAMED = {u'amp': b'&', u'lt': b'<', u'gt': b'>', u'quot': b'"', u'apos': b"'"}
 def _mask(part, secret, decode):
     """Return a text with a secret (UTF-8) masked in one decoding of it.
 
-    If no more than the beginning of a long secret is there, the rest of the text may be more of it,
-    cut or folded, and is masked, too.
+    If only the beginning of a long secret is found, the rest of the text may be more of it, cut or
+    folded, and is masked, too.
     """
     octets, starts, ends = decode(part)
     masked, done, at = u'', 0, octets.find(secret[:PREFIX])
@@ -92,18 +92,18 @@ def _mask(part, secret, decode):
 
 
 def _as_written(part):
-    """Return (bytes, starts, ends) of a text: each byte, and where the character that it is of
-    begins and ends in the text."""
+    """Return (bytes, starts, ends) of a text. starts and ends have, for each byte, the position of
+    the beginning and the end of its character."""
     return _joined((_encoded(char), number, number + 1) for number, char in enumerate(part))
 
 
 def _decoded(part, plus=b'+'):
-    """Return the same of a text whose escapes of URLs, JSON and XML are decoded."""
+    """Return the same, with the escapes of URLs, JSON and XML decoded."""
     return _joined(_units(part, plus))
 
 
 def _decoded_form(part):
-    """Return the same, with `+` for a space, as in forms."""
+    """Return the same, with `+` decoded as a space, as in forms."""
     return _decoded(part, b' ')
 
 
@@ -152,7 +152,7 @@ def _encoded_code(code):
 
 
 def _encoded(chars):
-    """Return text in UTF-8; half of a surrogate pair as a question mark on Python 3."""
+    """Return text in UTF-8; on Python 3, half of a surrogate pair becomes a question mark."""
     try:
         return chars.encode('utf-8')
     except UnicodeError:
@@ -162,9 +162,9 @@ def _encoded(chars):
 # ---- stdout --------------------------------------------------------------------------------------
 
 def _write_line(line):
-    """Write a line if stdout takes it; otherwise drop it.
+    """Write a line if stdout accepts it; otherwise drop it.
 
-    A full pipe, a closed log, or whatever a runner put in place of stdout must not stop a check-in.
+    A full pipe, a closed log, or an object that replaces stdout must not stop a check-in.
     """
     try:
         for start in range(0, len(line), PIECE):
@@ -172,11 +172,11 @@ def _write_line(line):
                 return
             write_piece(line[start:start + PIECE])
     except Exception:
-        pass  # TpamTimeout, too: it blocked in spite of the look at it
+        pass  # also TpamTimeout, if stdout blocked although it was ready
 
 
 def write_piece(piece):
-    """Write to a stream that takes text or the interpreter's own str, in whatever encoding."""
+    """Write to a stdout that takes text or the interpreter's own str, in any encoding."""
     plain = piece.encode('ascii', 'backslashreplace')
     for form in (native(piece), piece, native(plain), text(plain)):
         try:
@@ -190,7 +190,7 @@ def write_piece(piece):
 def _is_writable(stream):
     try:
         descriptor = int(stream.fileno())
-    except Exception:  # it has none: it is not a pipe
+    except Exception:  # no descriptor: not a pipe
         return True
     for _ in range(2):
         try:

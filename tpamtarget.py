@@ -10,7 +10,7 @@ from tpamcheckout import same
 from tpamerrors import (TpamRefused, TpamUnavailable, column, folded, is_text, native, same_name,
                         text)
 
-MAX_ADDRESSES = 8  # of one host name that the server is asked about
+MAX_ADDRESSES = 8  # of one host name; the server is asked about each
 
 
 # ---- the target ----------------------------------------------------------------------------------
@@ -27,10 +27,10 @@ def split_user(name):
 
 
 class Target(object):
-    """Whom the credential is for, from the arguments of a hook.
+    """The target of a session, from the arguments of a hook.
 
-    SPS names the target server_*; older releases name it target_*, and nothing else. All text, u''
-    where nothing was given: address (canonical), host_name, account, domain, gateway_domain.
+    SPS names the target server_*; older releases pass only target_*. All are text, u'' if nothing
+    was passed: address (canonical), host_name, account, domain, gateway_domain.
     """
 
     def __init__(self, arguments):
@@ -48,15 +48,15 @@ class Target(object):
         self.gateway_domain = first('gateway_domain')
 
 
-# ---- which system: one function for each choice of system_name_resolver --------------------------
+# ---- resolvers: one function for each choice of system_name_resolver -----------------------------
 
-# Each takes (call, target) and returns the name of the system, or None if it knows none.
+# Each takes (call, target) and returns the name of the system, or None if it finds none.
 
 def system_by_tpam(call, target):
     """Ask the server for the system that has the target's address, or else its name.
 
-    The name is taken whole: a host of that name in another domain is another system. Older
-    releases pass no address: then the addresses that DNS has for the name come last.
+    The name is used with its domain: a host of that name in another domain is another system. Older
+    releases pass no address; the last resort is then the addresses that DNS has for the name.
     """
     if target.address:
         return _listed(call, 'NetworkAddress', target.address)
@@ -97,8 +97,8 @@ def system_by_hostname(call, target):
 def _host_part(call, name):
     """Return the first label of a host name in upper case, or None for u''.
 
-    It says nothing about the domain: web01 of anybody's domain is WEB01, unless system_domains
-    names the domains that count.
+    The label does not tell the domain: web01 of any domain is WEB01, unless system_domains names
+    the domains that count.
     """
     _check_domain(call, name)
     return _upper(name.partition(u'.')[0]) or None
@@ -125,7 +125,7 @@ def system_by_ip(call, target):
 
 
 def system_by_domain(call, target):
-    """Return what [domain_asset_mapping] has for the target's domain, or the gateway user's."""
+    """Return the entry in [domain_asset_mapping] for the domain of the target or gateway user."""
     mapping = call.settings['domain_asset_mapping']
     return mapping.get(folded(target.domain or target.gateway_domain))
 
@@ -143,7 +143,7 @@ RESOLVERS = {
 def find_system(call, target):
     """Return the first name that a resolver gives and the server knows. Raises TpamRefused.
 
-    The server is not asked about the name of the last resolver: Retrieve will tell.
+    The server is not asked about the name of the last resolver: Retrieve refuses a wrong one.
     """
     resolvers = call.settings['tpam']['system_name_resolver']
     for number, resolver in enumerate(resolvers, 1):
@@ -161,7 +161,7 @@ def find_system(call, target):
 def _listed(call, option, value):
     """Return the name of the one system that has this value, or None if there is none.
 
-    Anything else is refused: which of several systems is meant is not guessed.
+    Anything else is refused: the plugin does not guess which of several systems is meant.
     """
     if not value:  # it would ask for all systems
         return None
@@ -182,7 +182,7 @@ def _canonical(value):
 def _listed_by_addresses(call, name):
     """Return the one system that has every address of this host name, or None if none has any.
 
-    Whoever owns the name may give it the address of a system beside that of a host of theirs, and
+    Whoever owns the name may give it the address of a system as well as that of their own host, and
     SPS connects to either.
     """
     addresses = _addresses(call, name)
@@ -196,8 +196,8 @@ def _listed_by_addresses(call, name):
 
 
 def _addresses(call, name):
-    """Return the addresses that DNS has for a host name; none if DNS fails. Raises TpamRefused for
-    more than MAX_ADDRESSES, since each costs a command.
+    """Return the addresses that DNS has for a host name, [] if DNS fails. Raises TpamRefused for
+    more than MAX_ADDRESSES, because each costs a command.
 
     DNS is a last resort after the name itself, and another resolver may follow.
     """
@@ -216,8 +216,8 @@ def _addresses(call, name):
 
 
 def _upper(name):
-    """Return a name with a-z in upper case. upper() would make ASCII letters of others, such as
-    the long s."""
+    """Return a name with a-z in upper case. upper() would turn others, such as the long s, into
+    ASCII letters."""
     return name.translate(dict((code, code - 32) for code in range(ord(u'a'), ord(u'z') + 1)))
 
 
@@ -228,22 +228,24 @@ def find_account(call, target, account):
 
     The cookie remembers the names that an earlier hook found, for the very same target and
     configuration: a real TPAM takes seconds for each command. Only names are remembered; the
-    authorization is asked for again.
+    authorization is checked again.
     """
-    key = digest(call, account, target.address, target.host_name, target.domain,
-                 target.gateway_domain)
-    known = call.state['names'].get(key)
-    if _are_names(known):
-        return known[0], known[1]
-    system = find_system(call, target)
-    if call.settings['tpam']['system_maptoreal']:
-        system, account = _real_account(call, system, account)
-    call.state['names'][key] = [system, account]
-    return system, account
+    names, key = call.state['names'], digest(call, u'system', target.address, target.host_name,
+                                             target.domain, target.gateway_domain)
+    if not _are_names(names.get(key), 1):
+        names[key] = [find_system(call, target)]
+    system, = names[key]
+    if not call.settings['tpam']['system_maptoreal']:
+        return system, account
+    key = digest(call, u'account', system, account)
+    if not _are_names(names.get(key), 2):
+        names[key] = _real_account(call, system, account)
+    return tuple(names[key])
 
 
-def _are_names(known):
-    return isinstance(known, list) and len(known) == 2 and all(is_text(name) for name in known)
+def _are_names(known, count):
+    return isinstance(known, list) and len(known) == count and all(
+        is_text(name) and name for name in known)
 
 
 def digest(call, *parts):
@@ -255,12 +257,12 @@ def digest(call, *parts):
     sections = [dict(call.settings[name]) for name in ('tpam', 'domain_asset_mapping',
                                                        'private_keys')]
     sections[0]['password'] = None
-    asked = [u'%r' % (sorted(section.items()),) for section in sections]
-    return text(hashlib.sha256(u'\n'.join(asked + list(parts)).encode('utf-8')).hexdigest())
+    asked = u'%r' % ([sorted(section.items()) for section in sections] + list(parts),)
+    return text(hashlib.sha256(asked.encode('utf-8', 'replace')).hexdigest())
 
 
 def _real_account(call, system, account):
-    """Return (system, account) that system_maptoreal=yes puts in place of an account."""
+    """Return [system, account] that system_maptoreal=yes puts in place of an account."""
     rows = call.client().list_accounts(SystemName=system, AccountName=account)
     if len(rows) != 1 or not same(rows[0], SystemName=system, AccountName=account):
         raise TpamRefused(u'the server does not list this one account', rows=len(rows))
@@ -269,4 +271,4 @@ def _real_account(call, system, account):
     if not real_account or not real_system:
         raise TpamRefused(u'no real account is given in AccountCustom1 and AccountCustom2 of this '
                           u'account')
-    return real_system, real_account
+    return [real_system, real_account]

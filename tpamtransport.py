@@ -1,8 +1,8 @@
 # -*- coding: utf-8 -*-
 """The way to a server: DNS, TCP, the proxy, verified TLS, and what a failed call may have done.
 
-Python 2.6.5 code, whose ssl checks no host name and has a list of bugs; each is named where it is
-avoided. This module knows neither XML nor a command of TPAM: Server.ask() is given the decoder.
+Python 2.6.5 code. The ssl module of 2.6 checks no host names and has several bugs; each is named
+where it is avoided. This module knows neither XML nor TPAM: Server.ask() is given the decoder.
 """
 import hashlib  # noqa: F401 - registers SHA-256 with an old OpenSSL, before ssl needs it (bpo-8484)
 import os
@@ -51,7 +51,7 @@ def addresses_of(host, port, deadline):
     """Return getaddrinfo() of a host within the deadline. Raises EnvironmentError, UnicodeError,
     TpamTimeout.
 
-    getaddrinfo has no time limit, and no signal ends it. It runs in a thread, which is left behind
+    getaddrinfo has no time limit, and no signal ends it. It runs in a thread, which is abandoned
     if it is late.
     """
     if packed_address(host):
@@ -85,8 +85,8 @@ _TIMED_OUT = u'timed out; see [tpam] connect_timeout'
 class Connection(object):
     """The connection to one server: resolve, connect, tunnel, wrap, shake hands, verify.
 
-    settings: see TpamClient; deadline: of the hook. Without `verify` the connection is good for a
-    look at the certificate only. Attributes: name (host and port, text), sock (None while it is
+    settings: see TpamClient; deadline: of the hook. Without `verify` the connection is only for
+    reading the certificate. Attributes: name (host and port, text), sock (None while it is
     closed), peer (certificate() with its sha256), waiting_for (text, for the message of a timeout).
     """
 
@@ -98,7 +98,7 @@ class Connection(object):
         self.sock = self.peer = self.waiting_for = None
 
     def open(self, limit):
-        """Connect within a Deadline, and verify the peer. Only success leaves a socket.
+        """Connect within a Deadline, and verify the peer. Only success leaves it open.
 
         Raises TpamUnavailable, TpamError, TpamTimeout.
         """
@@ -108,7 +108,7 @@ class Connection(object):
             failure = self._connect(limit)
             is_open = failure is None
         finally:
-            if not is_open:  # also after what a signal handler raises
+            if not is_open:  # also after an exception from a signal handler
                 self.close()
         if not is_open:
             self._deadline.left()
@@ -116,12 +116,12 @@ class Connection(object):
 
     def close(self):
         """Close the socket, if there is one."""
-        sock, self.sock = self.sock, None  # first: an alarm between would leave a closed one
+        sock, self.sock = self.sock, None  # first: an alarm in between would leave a closed one
         if sock is not None:
             sock.close()
 
     def _connect(self, limit):
-        """Connect to the first address that takes it. Return None, or a TpamUnavailable."""
+        """Connect to the first address that accepts. Return None, or a TpamUnavailable."""
         host, port = native(self._host), self._port
         if self._proxy:
             host, port = self._proxy['address']
@@ -161,11 +161,11 @@ class Connection(object):
             self._verify_peer()
 
     def _connect_socket(self, address, limit):
-        """Connect the socket to the server or its proxy, and make a TLS socket of it.
+        """Connect the socket to the server or its proxy, and wrap it in TLS.
 
         It is wrapped before it connects: a connected socket may lose its timeout (bpo-5103), and
-        goes on in plain text if the peer has closed it (bpo-13721). After a proxy's CONNECT there
-        is no other way; _check_tls() refuses plain text there.
+        continues in plain text if the peer has closed it (bpo-13721). With a proxy it can only be
+        wrapped after CONNECT; _check_tls() then refuses plain text.
         """
         pem_files = []  # open until connect(), in which 2.6 reads them
         try:
@@ -176,7 +176,7 @@ class Connection(object):
                 self._tunnel(limit)
             if self._proxy and self._tls:
                 self.sock = self._wrap(pem_files)
-        except ssl.SSLError as error:  # no handshake has begun: it is about the files
+        except ssl.SSLError as error:  # before the handshake: the files are wrong
             raise TpamError(u'[tls] ca_cert or client_cert cannot be loaded',
                             remedy=u'client_cert takes a certificate and its unencrypted key',
                             reason=reason_of(error))
@@ -185,7 +185,7 @@ class Connection(object):
                 pem_file.close()
 
     def _tunnel(self, limit):
-        """Have the proxy connect to the server."""
+        """Ask the proxy to connect to the server."""
         self.waiting_for = u'the answer of the proxy'
         headers = {'Host': native(self.name), 'User-Agent': USER_AGENT}
         if self._proxy['username']:
@@ -232,8 +232,8 @@ class Connection(object):
                                   reason=reason, remedy=_tls_remedy(seen), **_shown(seen))
 
     def _check_tls(self):
-        """Read the certificate and the cipher that the handshake came to. Return None, or why they
-        are not good. Raises ValueError or AttributeError if there is no TLS or no certificate."""
+        """Read the certificate and check the cipher after the handshake. Return None, or why they
+        are not acceptable. Raises ValueError or AttributeError without TLS or a certificate."""
         der = self.sock.getpeercert(True) or b''
         self.peer = dict(certificate(der), sha256=fingerprint(der))
         _, protocol, bits = self.sock.cipher() or (None, None, 0)
@@ -244,7 +244,7 @@ class Connection(object):
     def _look(self, limit):
         """Return the certificate of a server whose handshake failed, for the log, or None.
 
-        It is read on a connection of its own, over which nothing is sent.
+        It is read on a separate connection, over which nothing is sent.
         """
         other = Connection(self._host, self._port, self._settings, self._deadline, verify=False)
         try:
@@ -256,14 +256,14 @@ class Connection(object):
             other.close()
 
     def _verify_peer(self):
-        """Check the pin and the host name, which OpenSSL leaves to us."""
+        """Check the pin and the host name, which OpenSSL does not check."""
         pins = self._tls['server_fingerprint']
         if pins and self.peer['sha256'] not in pins:
             raise TpamError(
                 u'The certificate of the server is not the pinned one', server=self.name,
                 remedy=u'find out why it changed; if that was meant, put its SHA-256 into [tls] '
                        u'server_fingerprint', **_shown(self.peer))
-        if not self._tls['ca_cert']:  # the configuration then requires a pin, which is the name
+        if not self._tls['ca_cert']:  # the configuration then requires a pin
             return
         if not self._tls['check_host_name']:
             return
@@ -278,8 +278,8 @@ class Connection(object):
 def _pem_name(pem, pem_files):
     """Write a PEM text to a new file, add the file to the list, and return its name.
 
-    wrap_socket() takes file names only. Only the owner can read the file. Where /proc gives a name
-    to an open file it has no directory entry, so that not even SIGKILL leaves it behind.
+    wrap_socket() takes file names only. Only the owner can read the file. If /proc gives names to
+    open files, it has no directory entry, so that not even SIGKILL leaves it behind.
     """
     if os.path.isdir('/proc/self/fd'):
         pem_file = tempfile.TemporaryFile()
@@ -294,7 +294,7 @@ def _pem_name(pem, pem_files):
 
 
 def _do_handshake(sock, limit):
-    """Shake hands step by step. The socket's own timeout would be for each read, of which there may
+    """Shake hands step by step. The timeout of the socket would apply to each read, and there may
     be many."""
     sock.setblocking(False)
     while True:
@@ -319,7 +319,7 @@ def _shown(peer):
 
 
 def _tls_remedy(peer):
-    """Return what to do about a failed handshake with the server of a certificate (or None)."""
+    """Return the remedy for a failed handshake. peer: certificate of the server, or None."""
     now = text(time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime()))
     if peer is None:
         return u'is this a TLS port, and does the server want another client_cert or protocol?'
@@ -365,9 +365,9 @@ class Server(object):
         first byte of the answer, because the server had most likely closed it while it was idle.
         fresh: use a new connection.
 
-        Raises TpamUnavailable if the call was certainly not carried out. If it may have been:
-        TpamConnectionEnded if it is not to be resent, TpamOutcomeUnknown if it is not `repeatable`.
-        Otherwise TpamRefused, TpamTimeout, or TpamError.
+        Raises TpamUnavailable if the call was certainly not carried out. If it may have been,
+        raises TpamConnectionEnded without `resend`, TpamOutcomeUnknown if it is not `repeatable`.
+        Otherwise raises TpamRefused, TpamTimeout, or TpamError.
         """
         self.was_sent_twice = False
         is_kept = not fresh and self._is_idle()
@@ -380,8 +380,9 @@ class Server(object):
         except TpamRefused:
             raise
         except Exception as error:  # httplib raises many kinds
-            failure = error  # Python 3 would chain it to an error raised here, and it may quote
-        self.close()         # the server
+            # It may quote the server, and Python 3 would chain it to an error raised here.
+            failure = error
+        self.close()
         if isinstance(failure, urllib2.HTTPError):
             raise self._failed_status(failure.code, repeatable)
         if isinstance(failure, TpamTimeout) or wire.received or not is_kept:
@@ -396,8 +397,8 @@ class Server(object):
             self.was_sent_twice = True
 
     def _is_idle(self):
-        """Return whether there is a connection whose last answer was read, and on which nothing
-        came since then."""
+        """Return whether there is a connection whose last answer was read completely, and on which
+        nothing has arrived since."""
         if self.connection.sock is None or self._awaits_answer:
             return False
         return not is_readable(self.connection.sock)

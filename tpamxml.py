@@ -1,8 +1,8 @@
 # -*- coding: utf-8 -*-
 """XML-RPC: a call as bytes, and the bytes of an answer as Python values.
 
-Python 2.6.5 code. xmlrpclib encodes; lxml decodes, since xmlrpclib.loads() takes far longer for a
-list of thousands of rows, and lets a server choose the exception.
+Python 2.6.5 code. xmlrpclib encodes. lxml decodes, because xmlrpclib.loads() takes far longer for
+a list of thousands of rows, and lets the server decide which exception it raises.
 """
 import base64
 import re
@@ -12,7 +12,7 @@ from lxml import etree
 
 from tpamerrors import BadAnswer, TpamError, TpamRefused, is_text, native, text
 
-MAX_DEPTH = 16  # structs inside one another, and arrays
+MAX_DEPTH = 16  # levels of structs, and of arrays
 
 
 # ---- a call --------------------------------------------------------------------------------------
@@ -20,8 +20,8 @@ MAX_DEPTH = 16  # structs inside one another, and arrays
 def encode_call(method, options):
     """Return the body of a call (bytes). options: {name: text or int}; None and '' are left out.
 
-    Raises TpamError for a character that XML cannot carry. xmlrpclib writes a carriage return raw,
-    which a parser reads as a line feed.
+    Raises TpamError for a character that XML cannot carry. xmlrpclib does not escape a
+    carriage return, which a parser reads as a line feed.
     """
     present = {}
     for name, value in options.items():
@@ -49,7 +49,7 @@ def _is_xml(value):
     return re.search(_LONE_SURROGATE, value) is None
 
 
-# A narrow Python has pairs of them. Compiled where it is needed: 2.6 takes 7 ms for that.
+# A narrow Python has pairs of them. It is compiled only if needed, because 2.6 takes 7 ms for it.
 _LONE_SURROGATE = u'[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]'
 
 
@@ -58,8 +58,8 @@ _LONE_SURROGATE = u'[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc
 _BYTE_ORDER_MARK = b'\xef\xbb\xbf'
 _PROLOG = re.compile(b'(?:\xef\xbb\xbf)?\\s*<'
                      b'(?:\\?xml[^>]*?encoding\\s*=\\s*["\']([^"\']*)["\'])?')
-# libxml2 2.7 takes time by the square of the number of attributes, in one call of C code that no
-# signal ends. Their values may hold a `>`.
+# libxml2 2.7 takes time proportional to the square of the number of attributes, in one call of C
+# code that no signal ends. Their values may contain a `>`.
 _MANY_ATTRIBUTES = re.compile(b'<[^\\s<>/!?]+\\s[^<]{1024}')
 _ENCODINGS = (b'', b'utf-8', b'iso-8859-1', b'us-ascii', b'ascii')
 _EXTENSIONS = b'http://ws.apache.org/xmlrpc/namespaces/extensions'
@@ -68,18 +68,18 @@ _EXTENSIONS = b'http://ws.apache.org/xmlrpc/namespaces/extensions'
 def decode_answer(body):
     """Return the one value of an answer (bytes): dict, list, text, int, float, bool or None.
 
-    Raises TpamRefused for a fault, and BadAnswer for anything that is no XML-RPC answer, with a
-    reason that repeats nothing of it.
+    Raises TpamRefused for a fault, and BadAnswer for anything that is not an XML-RPC answer. Its
+    reason quotes nothing of the answer.
     """
     _check_bytes(body)
-    if b'<ex:' in body and b'xmlns:ex' not in body:  # some servers do not declare the prefix
+    if b'<ex:' in body and b'xmlns:ex' not in body:  # some servers omit the declaration
         declared = b'<methodResponse xmlns:ex="' + _EXTENSIONS + b'"'
         body = body.replace(b'<methodResponse', declared, 1)
     return _Decoder().response(body)
 
 
 def _check_bytes(body):
-    """Refuse what XML-RPC does not need and a parser may stumble over."""
+    """Refuse content that XML-RPC does not need and that could harm a parser."""
     if not body:
         raise BadAnswer('an empty body')
     prolog = _PROLOG.match(body)
@@ -92,8 +92,8 @@ def _check_bytes(body):
         raise BadAnswer('an encoding other than UTF-8, ISO-8859-1 and US-ASCII')
     if _MANY_ATTRIBUTES.search(body):
         raise BadAnswer('an element with attributes, which XML-RPC does not have')
-    # The iterparse of lxml 2.2 knows no resolve_entities. Looked for everywhere, since a comment or
-    # CDATA could be made to hide where the root begins.
+    # iterparse of lxml 2.2 has no resolve_entities. The whole body is searched, because a comment
+    # or CDATA could hide where the root begins.
     if b'<!DOCTYPE' in body or b'<!ENTITY' in body:
         raise BadAnswer('a document type declaration')
 
@@ -101,8 +101,8 @@ def _check_bytes(body):
 # ---- an answer -----------------------------------------------------------------------------------
 
 class _Source(object):
-    """A body to be parsed. It is Python code, which BytesIO is not: between two blocks a signal has
-    its turn."""
+    """A body to be parsed. Unlike BytesIO it is Python code, so that signals are handled between
+    two blocks."""
 
     def __init__(self, body):
         self._body, self._at = body, 0
@@ -116,8 +116,8 @@ class _Source(object):
 class _Decoder(object):
     """Decodes one answer.
 
-    A struct is decoded when its element ends, and its part of the tree is freed then: a list of
-    5,000 rows never stands in memory as a tree. The rows share the names of their members.
+    A struct is decoded when its element ends, and its part of the tree is freed then, so that a
+    list of 5,000 rows is never in memory as a tree. The rows share the names of their members.
     """
 
     def __init__(self):
@@ -159,7 +159,7 @@ class _Decoder(object):
                     depth -= 1
                     self._structs[element] = self._struct(element)
                     element.clear()
-        except etree.XMLSyntaxError:  # lxml's own text can quote the bytes around
+        except etree.XMLSyntaxError:  # the text of lxml can quote the answer
             raise BadAnswer('XML that is not well-formed')
         return events.root
 
@@ -186,7 +186,7 @@ class _Decoder(object):
         typed = value[0]
         if _is_written(value.text) or _is_written(typed.tail):
             raise BadAnswer('a value of two types')
-        if typed.tag == 'string' and not len(typed):  # nearly all of a long list
+        if typed.tag == 'string' and not len(typed):  # nearly all values of a long list
             return typed.text or u''
         if typed.tag == 'struct':
             return self._structs.pop(typed)  # lxml is slow to free elements that are kept
@@ -217,7 +217,7 @@ def _scalar(element):
 
 
 def _integer(content):
-    # int() takes 16 MiB of digits, and minutes for them
+    # int() accepts 16 MiB of digits, and takes minutes to convert them.
     if not re.match(r'\s*[+-]?[0-9]{1,19}\s*\Z', content):
         raise ValueError('no int')
     return int(content)
@@ -231,7 +231,7 @@ def _boolean(content):
 
 def _base64(content):
     content = u''.join(text(content).split())
-    # b64decode() leaves out what it does not know: the password would be damaged
+    # b64decode() skips characters that it does not know, which would damage the password.
     if len(content) % 4 or not re.match(u'[A-Za-z0-9+/]*={0,2}\\Z', content):
         raise ValueError('no base64')
     return base64.b64decode(content.encode('ascii')).decode('utf-8')

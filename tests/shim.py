@@ -1,29 +1,43 @@
-"""What Python 3 lacks of Python 2.6's library, under the names of 2.6, so that the shipped modules run unchanged.
+"""Python 2.6's library for Python 3, under the names of 2.6, so that the shipped modules run unchanged.
 
-install() does nothing on Python 2. Shipped code knows nothing of this file: it imports httplib, urllib2 and so on, and
-asks for no version. Everything here is a thin layer over the same code of Python 3's own library.
+install() does nothing on Python 2. Shipped code knows nothing of this file: it imports httplib,
+urllib2 and so on, and asks for no version. Each module is a thin layer over the same code of Python
+3's own library, made when it is first imported: a hook that asks nothing imports none of them.
 """
 import sys
 import types
 
 
 def install():
-    """Puts httplib, thread, urllib2 and xmlrpclib into sys.modules, and gives back what 3.12 dropped."""
+    """Make httplib, thread, urllib2 and xmlrpclib importable."""
     if sys.version_info[0] == 2:
         return
-    _httplib()
-    _urllib2()
-    _xmlrpclib()
-    _ssl()
-    _thread()
-    _dns()
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())
 
 
-def _module(name, source=None, **names):
+class _Finder(object):
+    """Finds the modules of 2.6 and makes them (PEP 451)."""
+
+    def find_spec(self, name, path=None, target=None):
+        from importlib.machinery import ModuleSpec
+        if name in MODULES:
+            return ModuleSpec(name, self)
+        return None
+
+    def create_module(self, spec):
+        return MODULES[spec.name]()
+
+    def exec_module(self, module):
+        pass
+
+
+def _module(name, source, **names):
     module = types.ModuleType(name)
-    module.__dict__.update((key, value) for key, value in vars(source or types).items() if not key.startswith('__'))
+    module.__dict__.update((key, value) for key, value in vars(source).items()
+                           if not key.startswith('__'))
     module.__dict__.update(names)
-    sys.modules[name] = module
+    return module
 
 
 def _httplib():
@@ -33,23 +47,31 @@ def _httplib():
         def __init__(self, host, port=None, strict=None, **options):
             assert strict, 'Python 3 is always strict'
             http.client.HTTPConnection.__init__(self, host, port, **options)
-    _module('httplib', http.client, HTTPConnection=HTTPConnection)
+    return _module('httplib', http.client, HTTPConnection=HTTPConnection)
 
 
 def _urllib2():
     import urllib.request
-    _module('urllib2', urllib.request)
+    return _module('urllib2', urllib.request)
 
 
 def _xmlrpclib():
     import xmlrpc.client
 
     def dumps(params, methodname=None, methodresponse=None, encoding=None):
-        return xmlrpc.client.dumps(params, methodname, methodresponse, encoding).encode(encoding)
-    _module('xmlrpclib', xmlrpc.client, dumps=dumps)
+        body = xmlrpc.client.dumps(params, methodname, methodresponse, encoding)
+        return body.encode(encoding)
+    return _module('xmlrpclib', xmlrpc.client, dumps=dumps)
 
 
-def _ssl():
+def _thread():
+    import _thread
+    _add_wrap_socket()  # the module that needs it imports thread, too
+    return _module('thread', _thread)
+
+
+def _add_wrap_socket():
+    """Give back ssl.wrap_socket, which 3.12 dropped."""
     import ssl
     if hasattr(ssl, 'wrap_socket'):
         return
@@ -67,12 +89,4 @@ def _ssl():
     ssl.wrap_socket = wrap_socket
 
 
-def _thread():
-    import _thread
-    _module('thread', _thread)
-
-
-def _dns():
-    import dns.resolver
-    if not hasattr(dns.resolver.Resolver, 'query'):
-        dns.resolver.Resolver.query = dns.resolver.Resolver.resolve
+MODULES = {'httplib': _httplib, 'thread': _thread, 'urllib2': _urllib2, 'xmlrpclib': _xmlrpclib}

@@ -358,3 +358,98 @@ def test_an_approved_request_whose_id_is_text_is_named_in_the_reason_text(quick)
     played = session(quick, tpam={'authorization': 'approval'})
     assert played.call('get_password_list').credentials == [PASSWORD]
     assert 'ReasonText=jdoe,SPS,approval,1001-1,session-1' in trail(quick)[-1]
+
+
+# ---- answers that are long
+
+KIB = 1024
+
+
+@pytest.mark.parametrize('size', [64 * KIB + 1, 100 * KIB, 3 * KIB * KIB])
+def test_a_credential_of_more_than_64_kib_is_refused_in_time_and_checked_in(world, size):
+    """It would be searched for in every line of the log."""
+    world.tpam.account('WEB01', 'root').password = 'A' * size
+    answers(world, 'ListSystems', {'SystemName': 'WEB01', 'NetworkAddress': '10.0.0.5'})
+    played = world.session({'gateway_username': 'AAAAAAAA%'}, timeout=60,
+                           tpam={'authorization': 'request', 'timeout': '20'})
+    result = played.call('get_password_list')
+    assert not result.killed
+    assert result.inside < 30
+    assert result.credentials == []
+    assert 'a credential of more than 65536 characters' in result.log
+    ended = played.call('session_ended')
+    assert "check_in='done'" in ended.log
+    assert world.tpam.active() == []
+
+
+def test_a_key_of_more_than_64_kib_is_refused_in_time_and_leaves_the_password_its_turn(world):
+    world.tpam.account('WEB01', 'root').key = 'A' * 3 * KIB * KIB
+    played = session(world, timeout=60, tpam={'timeout': '20'})
+    result = played.call('get_private_key_list')
+    assert not result.killed
+    assert result.inside < 30
+    assert result.credentials == []
+    assert played.call('get_password_list').credentials == [PASSWORD]
+
+
+def test_a_credential_of_64_kib_is_given_in_time(world):
+    password = '%' * 64 * KIB
+    world.tpam.account('WEB01', 'root').password = password
+    played = session(world, {'gateway_username': '%%%%%%%%'}, timeout=60,
+                     tpam={'authorization': 'request', 'timeout': '20'})
+    result = played.call('get_password_list')
+    assert result.credentials == [password]
+    assert result.inside < 30
+    assert "check_in='done'" in played.call('session_ended').log
+
+
+MEGABYTES = 'x' * 9500000
+
+
+def test_a_network_address_of_megabytes_is_refused_in_time(world):
+    answers(world, 'ListSystems', {'SystemName': 'WEB01', 'NetworkAddress': MEGABYTES})
+    result = world.session(timeout=60, tpam={'timeout': '5'}).call('get_password_list')
+    assert not result.killed
+    assert result.inside < 12
+    assert not result.credentials
+    assert 'Retrieve' not in world.tpam.commands()
+
+
+def seconds_for(world, row):
+    """How long a hook takes whose look-up of the system is answered by this row."""
+    answers(world, 'ListSystems', row)
+    played = session(world, tpam={'system_name_resolver': 'tpam'})
+    began = time.time()
+    played.call('get_password_list')
+    return time.time() - began
+
+
+def test_a_network_address_of_megabytes_takes_no_longer_than_any_other_column(quick):  # noqa: F811
+    row = {'SystemName': 'WEB01', 'NetworkAddress': '10.0.0.5', 'PlatformName': 'x'}
+    unread = min(seconds_for(quick, dict(row, PlatformName=MEGABYTES)) for _ in range(2))
+    compared = min(seconds_for(quick, dict(row, NetworkAddress=MEGABYTES)) for _ in range(2))
+    assert compared < 2 * unread + 0.5
+
+
+def test_a_status_of_megabytes_ends_the_wait_in_time_and_the_request_is_cancelled(world):
+    approvers(world)
+    row = {'RequestID': '1001', 'RequestStatus': MEGABYTES}
+    answers(world, 'GetPwdRequest', row)
+    played = session(world, timeout=60, tpam={'authorization': 'request', 'timeout': '8'},
+                     request={'poll_interval': '1'})
+    result = played.call('get_password_list')
+    assert not result.killed
+    assert result.inside < 16
+    assert not result.credentials
+    assert world.tpam.active() == []
+    assert 'x' * 501 not in result.log
+
+
+@pytest.mark.parametrize('column', ['UserName', 'SystemName', 'AccountName', 'Status',
+                                    'RequestNotes', 'RequestID'])
+def test_a_column_of_megabytes_in_a_list_of_requests_ends_in_time(world, column):
+    answers(world, 'ListRequestDetails', dict(APPROVED, **{str(column): MEGABYTES}))
+    played = session(world, timeout=60, tpam={'authorization': 'approval', 'timeout': '5'})
+    result = played.call('get_password_list')
+    assert not result.killed
+    assert result.inside < 12

@@ -5,9 +5,13 @@ configurations that break during a session, and an alarm that strikes at any lin
 from __future__ import unicode_literals
 
 import json
+import os
 import re
 import signal
+import socket
 import sys
+import threading
+import time
 
 import pytest
 
@@ -18,6 +22,7 @@ import tpamtarget
 import test_policy
 from conftest import API_PASSWORD, PASSWORD
 from fake_tpam import ACTIVE, PENDING, Refusal
+from test_log import child, hook_of
 from test_policy import BY_REQUEST, OWN_OPEN, approvers, broken, refusing, session, trail
 from test_transport import answers
 
@@ -200,6 +205,27 @@ def test_damage_elsewhere_in_the_cookie_leaves_nothing_checked_out(quick, name, 
         assert played.call(hook).raised is None
     assert quick.tpam.active() == []
     assert len(cancelled(quick)) == 1
+
+
+@pytest.mark.parametrize('part', [
+    {'hooks': [1]}, {'hooks': [None]}, {'hooks': [['x']]}, {'protocol': ['ssh']}, {'protocol': {}},
+    {'protocol': 5}, {'user': {'a': 1}}, {'user': ['jdoe']}, {'denied': {'jdoe/web01/root': 5}},
+    {'denied': {'jdoe/web01/root': {}}}, {'given': True}, {'given': 1.5}, {'mode': []},
+    {'server': 9}, {'request': {}}, {'unknown': 'x'}, {'returned': None}, {'names': []},
+    {'names': 'x'}, {'keyless': 5}, {'keyless': []}, {'system': {}}, {'account': [1]},
+    {'open': [[]]}, {'open': [{'command': []}]}, {'open': [{'command': {}}]},
+], ids=json.dumps)
+def test_whatever_the_elements_of_a_cookie_are_no_hook_fails_unexpectedly(quick, part):
+    good = {'hooks': ['get_password_list'], 'open': [], 'denied': {}, 'server': '', 'given': 1,
+            'returned': 0, 'unknown': 0}
+    for hook in HOOKS:
+        played = session(quick, {'asset': 'WEB01'}, tpam=BY_REQUEST)
+        result = played.call(hook, cookie={KEY: dict(good, **part)})
+        assert 'Unexpected' not in result.log
+        assert result.raised is None
+        if hook == 'session_ended':
+            assert check_in(result)
+        played.call('session_ended')
 
 
 @pytest.mark.parametrize('name', ['hooks', 'given', 'returned', 'denied', 'server', 'user',
@@ -473,6 +499,206 @@ def test_the_hook_that_lost_the_answer_raises_where_a_look_up_found_none(quick, 
     assert found or 'TpamOutcomeUnknown' in result.raised['type']
 
 
+# ---- a look-up that does not show that there is no request
+
+def ends_the_connection(world, command, times=1, before=0):
+    """Has the server carry out a command and end the connection in place of its answer, once
+    it was given `before` times."""
+    work, seen = getattr(world.tpam, 'do_' + command), []
+
+    def hang_up(user, options):
+        seen.append(command)
+        answer = work(user, options)
+        if before < len(seen) <= before + times:
+            raise socket.error('hangs up')
+        return answer
+    setattr(world.tpam, 'do_' + command, hang_up)
+
+
+BY_ADDRESS = dict(BY_REQUEST, system_name_resolver='tpam')  # keeps a connection
+
+
+@pytest.fixture
+def replica(quick):
+    """A second server, whose TPAM knows nothing of the requests of the first."""
+    other = test_policy.QuickWorld(quick.plugin_zip)
+    other.clock = other.tpam.clock = quick.clock
+    other.serve(certfile=None)
+    yield other
+    other.close()
+
+
+def goes_down(world):
+    """Ends every connection to the servers of a World, which take no more."""
+    world.close()
+    world._servers = []
+
+
+def both(quick, replica):
+    """The options of a configuration that names both servers."""
+    return dict(BY_ADDRESS, server='localhost:%d, localhost:%d' % (
+        quick.server.port, replica.server.port))
+
+
+def test_a_request_that_another_server_does_not_list_is_not_submitted_again(quick, replica):
+    work = quick.tpam.do_AddPwdRequest
+
+    def carry_out_and_go_down(user, options):
+        work(user, options)
+        goes_down(quick)
+        raise socket.error('hangs up')
+    quick.tpam.do_AddPwdRequest = carry_out_and_go_down
+    result = session(quick, tpam=both(quick, replica)).call('get_password_list')
+    assert not result.credentials
+    assert 'TpamOutcomeUnknown' in result.raised['type']
+    assert 'ListRequestDetails' in replica.tpam.commands()
+    assert 'AddPwdRequest' not in replica.tpam.commands()
+    assert len(quick.tpam.active()) == 1
+    assert errors(result, "jdoe,SPS,request,session-1")
+
+
+def test_a_request_that_another_server_does_not_list_is_never_said_to_be_checked_in(quick, replica):
+    played = losing(quick, tpam=both(quick, replica))
+    goes_down(quick)
+    for hook in ('get_password_list', 'authentication_completed', 'session_ended'):
+        result = played.call(hook)
+        assert not result.credentials
+    assert replica.tpam.requests == {}
+    assert errors(result, 'Check-in failed')
+    assert check_in(result) == 'failed'
+
+
+def test_a_request_that_another_server_lists_is_used_and_checked_in_there(quick, replica):
+    """The servers of a cluster share their requests."""
+    played = losing(quick, tpam=both(quick, replica))
+    replica.tpam.requests = quick.tpam.requests
+    goes_down(quick)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    assert check_in(played.call('session_ended')) == 'done'
+    assert replica.tpam.active() == []
+    assert 'AddPwdRequest' not in replica.tpam.commands()
+
+
+def without(*names):
+    return lambda row: [row.pop(name) for name in names]
+
+
+def padded(*names):
+    return lambda row: row.update((name, row[name] + ' ') for name in names or list(row))
+
+
+def empty(*names):
+    return lambda row: row.update((name, '') for name in names)
+
+
+CERTAIN = {
+    'no UserName': without('UserName'), 'empty UserName': empty('UserName'),
+    'no SystemName': without('SystemName'), 'no AccountName': without('AccountName'),
+    'no names': without('UserName', 'SystemName', 'AccountName'),
+    'status with a blank': padded('Status'), 'no status': without('Status'),
+    'user with a blank': padded('UserName'), 'system with a blank': padded('SystemName'),
+    'account with a blank': padded('AccountName'),
+    'status in capitals': lambda row: row.update(Status=row['Status'].upper()),
+}
+UNCLEAR = {
+    'notes with a blank': padded('RequestNotes'), 'no notes': without('RequestNotes'),
+    'empty notes': empty('RequestNotes'), 'no RequestID': without('RequestID'),
+    'empty RequestID': empty('RequestID'),
+    'blank RequestID': lambda row: row.update(RequestID='  '),
+    'cut notes': lambda row: row.update(RequestNotes=row['RequestNotes'][:20]),
+    'id with a blank': padded('RequestID'), 'every column with a blank': padded(),
+}
+
+
+def lists_so(world, change):
+    """Has the server change each row of its list of requests."""
+    work = world.tpam.do_ListRequestDetails
+
+    def list_request_details(user, options):
+        answer = work(user, options)
+        for row in answer['rows']:
+            change(row)
+        return answer
+    world.tpam.do_ListRequestDetails = list_request_details
+
+
+@pytest.mark.parametrize('name', sorted(CERTAIN))
+def test_a_lost_request_is_found_whatever_else_its_row_leaves_out(quick, name):
+    lists_so(quick, CERTAIN[name])
+    ends_the_connection(quick, 'AddPwdRequest')
+    played = session(quick, tpam=BY_ADDRESS)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    assert check_in(played.call('session_ended')) == 'done'
+    assert len(quick.tpam.requests) == 1
+    assert quick.tpam.active() == []
+
+
+@pytest.mark.parametrize('name', sorted(UNCLEAR))
+def test_a_row_that_may_be_the_lost_request_keeps_it_from_being_submitted_again(quick, name):
+    lists_so(quick, UNCLEAR[name])
+    ends_the_connection(quick, 'AddPwdRequest')
+    played = session(quick, tpam=BY_ADDRESS)
+    results = [played.call(hook) for hook in ('get_password_list', 'session_ended')]
+    assert len(quick.tpam.requests) == 1
+    named = [line for result in results for line in errors(result)
+             if 'jdoe,SPS,request,session-1' in line or "request='1001" in line]
+    assert named != [] or quick.tpam.active() == []
+    assert check_in(results[1]) != 'done' or quick.tpam.active() == []
+
+
+def test_a_request_that_is_carried_out_after_its_second_submission_is_checked_in_too(quick):
+    """The first call was on its way still when the look-up found nothing."""
+    work, waiting = quick.tpam.do_AddPwdRequest, []
+
+    def carry_out_late(user, options):
+        if not waiting:
+            waiting.append(options)
+            raise socket.error('hangs up')
+        return work(user, options)
+    quick.tpam.do_AddPwdRequest = carry_out_late
+    quick.tpam.add_account('WEB01', 'root', PASSWORD, min_approvers=1, approve_after=0)
+    played = session(quick, tpam=BY_ADDRESS)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    late = filed(quick, PENDING)
+    ended = played.call('session_ended')
+    assert '%s' % late.id in cancelled(quick)
+    assert len(cancelled(quick)) == 2
+    assert quick.tpam.active() == []
+    assert check_in(ended) == 'done'
+
+
+# ---- requests that the API user has already, and their notes
+
+def test_notes_that_a_server_has_cut_are_not_those_of_a_request_submitted_by_hand(quick):
+    whole = 'alice@corp.example.com,SPS,request,session-9'
+    number = quick.tpam.add_request('sps', 'WEB01', 'root')
+    first = len('alice@corp.example.com,SPS')
+    for length in range(first, len(whole) + 1):
+        quick.tpam.requests[number].options['RequestNotes'] = whole[:length]
+        result = session(quick, tpam=BY_REQUEST).call('get_password_list')
+        assert result.credentials == [], whole[:length]
+        assert 'another gateway user' in result.log
+    assert quick.tpam.requests[number].status == ACTIVE
+
+
+def test_a_request_without_the_column_of_its_notes_is_for_nobody(quick):
+    quick.tpam.add_request('sps', 'WEB01', 'root')
+    lists_so(quick, without('RequestNotes'))
+    result = session(quick, tpam=BY_REQUEST).call('get_password_list')
+    assert result.credentials == []
+    assert 'another gateway user' in result.log
+
+
+@pytest.mark.parametrize('notes', ['', 'patch day', 'CHG 4711, by sps'])
+def test_a_request_submitted_by_hand_is_for_everybody(quick, notes):
+    number = quick.tpam.add_request('sps', 'WEB01', 'root')
+    quick.tpam.requests[number].options['RequestNotes'] = notes
+    played = session(quick, tpam=BY_REQUEST)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    played.call('session_ended')
+    assert quick.tpam.requests[number].status == ACTIVE
+
+
 # ---- a request that is still pending
 
 @pytest.mark.parametrize('hook', ['get_password_list', 'get_private_key_list'])
@@ -538,6 +764,167 @@ def test_a_request_stays_pending_for_as_long_as_the_server_says_nothing_about_it
     played.call('session_ended')
     assert len(quick.tpam.requests) == 1
     assert quick.tpam.active() == []
+
+
+# ---- a status in words of the server's own
+
+def says(world, word):
+    """Has the server write each status as this function does."""
+    work = world.tpam.do_GetPwdRequest
+
+    def get_pwd_request(user, options):
+        answer = work(user, options)
+        for row in answer['rows']:
+            row['RequestStatus'] = word(row['RequestStatus'])
+        return answer
+    world.tpam.do_GetPwdRequest = get_pwd_request
+
+
+SPELLINGS = {
+    'a blank behind it': lambda word: word + ' ', 'a blank in front': lambda word: ' ' + word,
+    'line ends': lambda word: '\r\n' + word + '\r\n', 'capitals': lambda word: word.upper(),
+    'small letters': lambda word: word.lower(),
+}
+
+
+@pytest.mark.parametrize('name', sorted(SPELLINGS))
+def test_a_status_is_waited_for_in_every_spelling(quick, name):
+    approvers(quick, approve_after=21)
+    says(quick, SPELLINGS[name])
+    played = session(quick, tpam=BY_REQUEST)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    assert quick.clock.slept >= 21
+    assert check_in(played.call('session_ended')) == 'done'
+    assert quick.tpam.active() == []
+
+
+@pytest.mark.parametrize('status', ['Active/Approved ', ' ACTIVE/approved'])
+def test_an_approval_counts_in_every_spelling_of_its_status(quick, status):
+    quick.tpam.add_request('jdoe', 'WEB01', 'root')
+    lists_so(quick, lambda row: row.update(Status=status))
+    played = session(quick, tpam={'authorization': 'approval'})
+    assert played.call('get_password_list').credentials == [PASSWORD]
+
+
+WORDS = ['Active', 'Released', 'Active/Approved!', 'Pending', 'Closed', 'Denied?', 'x' * 2000]
+
+
+@pytest.mark.parametrize('word', WORDS)
+def test_a_status_that_is_not_one_of_tpam_is_never_taken_for_closed(quick, word):
+    approvers(quick, approve_after=7)
+    says(quick, lambda _: word)
+    played = session(quick, tpam=BY_REQUEST)
+    result = played.call('get_password_list')
+    assert result.credentials == []
+    assert errors(result) == []
+    played.call('session_ended')
+    assert len(cancelled(quick)) == 1
+    assert quick.tpam.active() == []
+    assert word not in json.dumps(result.returned['cookie'])
+
+
+@pytest.mark.parametrize('word', WORDS)
+def test_a_refused_check_in_of_a_request_in_an_unknown_status_has_failed(quick, word):
+    played = checked_out(quick)
+    says(quick, lambda _: word)
+    with refusing(quick, 'Cancel'):
+        ended = played.call('session_ended')
+    assert errors(ended, 'Check-in failed')
+    assert 'already closed' not in ended.log
+    assert check_in(ended) == 'failed'
+
+
+def test_a_request_without_any_status_is_waited_for_and_cancelled(quick):
+    approvers(quick, approve_after=7)
+    says(quick, lambda _: '')
+    result = session(quick, tpam=BY_REQUEST).call('get_password_list')
+    assert result.credentials == []
+    assert 'not approved in time' in result.log
+    assert quick.tpam.active() == []
+
+
+# ---- a check-in that was sent twice
+
+def test_a_password_is_changed_although_its_cancel_was_sent_twice(quick):
+    """A kept connection ended after the first Cancel was carried out: the second is refused."""
+    quick.tpam.add_account('WEB01', 'adm', PASSWORD)
+    played = checked_out(quick, check_in={'force_reset': 'yes'})
+    assert played.call('get_password_list', server_username='adm').credentials == [PASSWORD]
+    ends_the_connection(quick, 'Cancel', before=1)
+    ended = played.call('session_ended')
+    assert len(cancelled(quick)) == 1  # the audit does not have the one that was not answered
+    assert quick.tpam.commands().count('Cancel') == 2
+    assert quick.tpam.commands().count('ForceReset') == 2
+    for account in ('root', 'adm'):
+        assert quick.tpam.account('WEB01', account).password != PASSWORD
+    assert check_in(ended) == 'done'
+
+
+def test_a_password_change_that_was_sent_twice_is_done(quick):
+    quick.tpam.add_account('WEB01', 'adm', PASSWORD)
+    played = checked_out(quick, check_in={'force_reset': 'yes'})
+    played.call('get_password_list', server_username='adm')
+    ends_the_connection(quick, 'ForceReset')
+    assert check_in(played.call('session_ended')) == 'done'
+    for account in ('root', 'adm'):
+        assert quick.tpam.account('WEB01', account).password != PASSWORD
+
+
+# ---- a runner that ends the hook
+
+PID = """
+with open(%r, 'w') as pid:
+    pid.write('%%d' %% os.getpid())
+"""
+
+
+def terminated(world, tmpdir, when):
+    """The Result of a hook that gets SIGTERM: `when` is given a function that sends it."""
+    pid = tmpdir.join('pid')
+    world.tpam.add_account('WEB01', 'root', PASSWORD, min_approvers=1)
+    when(lambda: os.kill(int(pid.read()), signal.SIGTERM))
+    played = session(world, timeout=60, tpam={'authorization': 'request', 'timeout': '40'},
+                     request={'poll_interval': '15'}, check_in={'force_reset': 'yes'})
+    return hook_of(played, child(tmpdir, PID % str(pid)), 'get_password_list')
+
+
+def test_a_hook_that_is_terminated_while_it_pauses_cancels_its_request(world, tmpdir):
+    work = world.tpam.do_AddPwdRequest
+
+    def when(terminate):
+        def add_pwd_request(user, options):
+            threading.Timer(1, terminate).start()
+            return work(user, options)
+        world.tpam.do_AddPwdRequest = add_pwd_request
+    result = terminated(world, tmpdir, when)
+    assert not result.died
+    assert result.inside < 10
+    assert not result.credentials
+    assert len(cancelled(world)) == 1
+    assert world.tpam.active() == []
+
+
+@pytest.mark.parametrize('command', ['AddPwdRequest', 'Retrieve'])
+def test_a_hook_that_is_terminated_while_it_waits_for_an_answer_cancels_its_request(
+        world, tmpdir, command):
+    work = getattr(world.tpam, 'do_' + command)
+
+    def when(terminate):
+        def late(user, options):
+            answer = work(user, options)
+            terminate()
+            time.sleep(2)
+            return answer
+        setattr(world.tpam, 'do_' + command, late)
+    world.tpam.add_account('WEB01', 'root', PASSWORD)
+    if command == 'Retrieve':
+        world.tpam.add_request('sps', 'WEB01', 'root')
+    result = terminated(world, tmpdir, when)
+    assert not result.died
+    assert not result.killed
+    if command == 'AddPwdRequest':
+        assert len(cancelled(world)) == 1
+        assert world.tpam.active() == []
 
 
 # ---- a configuration that breaks during a session

@@ -389,6 +389,39 @@ def test_the_options_below_a_damaged_section_do_not_belong_to_the_section_above(
         UNREADABLE % (working.count('\n') + 1)]
 
 
+@pytest.mark.parametrize('line', [
+    '[tpam] gateway_domains=CORP', '[tls] server_fingerprint=sha256:' + 64 * '0', '[tpam]path=/a',
+    '[check-in] force_reset=yes', '[tpam] x', '[tpam]\xa0', '[tpam] [tls]', '[tpam] rem x'])
+def test_text_behind_a_section_is_an_error_and_not_a_comment(line):
+    working = configuration(**whole())
+    problem, = problems_of(working + line + '\n')
+    number = working.count('\n') + 1
+    assert problem == UNREADABLE % number or '(line %d)' % number in problem
+
+
+@pytest.mark.parametrize('line', ['[tpam] gateway_domains=CORP', '[tls]enabled: no'])
+def test_text_behind_a_section_is_no_domain_with_its_asset(line):
+    """[domain_asset_mapping] takes any option."""
+    mapping = configuration(**whole()) + '[domain_asset_mapping]\nexample.com=DC\n' + line + '\n'
+    assert problems_of(mapping) == [UNREADABLE % mapping.count('\n')]
+
+
+@pytest.mark.parametrize('behind', ['', ' ', '\t', ' ; a comment', ' # a comment', ';x', '; a=b'])
+def test_a_comment_may_stand_behind_a_section(behind):
+    text = configuration(**whole()) + '[account]%s\nprefix=x\n' % behind
+    assert settings_of(text)['account']['prefix'] == 'x'
+
+
+def test_an_option_behind_its_section_gives_nobody_a_credential(world):
+    """The messages of the plugin write options in this way."""
+    text = configuration(**world.sections()) + '[tpam] gateway_domains=CORP\n'
+    result = world.session({'gateway_username': 'PARTNER\\jdoe'}, text=text).call(
+        'get_password_list')
+    assert not result.credentials
+    assert 'Wrong configuration' in result.raised['message']
+    assert world.tpam.commands() == []
+
+
 @pytest.mark.parametrize('text', [
     '[tpam]\npath=/a\n[logging]\n[tpam] \nPath: /b\n', '[tpam]\npath=/a\n\n# x\npath =/a\n'])
 def test_an_option_that_is_given_twice_is_refused(text):
@@ -438,6 +471,19 @@ def test_an_option_with_a_colon_that_hides_behind_pem_is_refused(rest):
     assert ca_cert_problems(rest) == ['[tls] ca_cert (line 6): ' + HIDDEN]
 
 
+@pytest.mark.parametrize('rest', [
+    'server-fingerprint=sha256:%s', 'server-fingerprint: sha256:%s', 'Server-Fingerprint = %s',
+    'server_fingerprnt: sha256:%s', 'server_fingerprint sha256:%s', 'sha256:%s', 'pin=sha256:%s',
+    'SHA256:%s', 'check-host-name=%s', 'force-reset =%s',
+])
+def test_anything_like_an_option_that_hides_behind_pem_is_refused(rest):
+    """Taken for text of openssl, a pin would not be looked at."""
+    rest = rest % (64 * '0')
+    hidden = ['[tls] ca_cert (line 6): ' + HIDDEN]
+    assert ca_cert_problems(rest) == hidden
+    assert ca_cert_problems('    ' + rest) == hidden
+
+
 def test_every_known_option_is_found_behind_pem():
     missed = [option for option in KNOWN for mark in ('=', ':', ' : ')
               if not ca_cert_problems(option + mark + 'x')]
@@ -471,6 +517,56 @@ def test_an_option_that_hides_inside_a_pem_is_found_and_read_if_it_is_not_indent
 def test_text_that_openssl_writes_around_pem_is_harmless(text):
     assert option_problems('tls', 'ca_cert', text + '\n' + CA) == []
     assert option_problems('tls', 'ca_cert', CA + text) == []
+
+
+S_CLIENT = """CONNECTED(00000003)
+depth=1 O = TPAM test, CN = TPAM test CA
+verify error:num=19:self signed certificate in certificate chain
+verify return:0
+---
+Certificate chain
+ 0 s:/O=TPAM test/CN=good
+   i:/O=TPAM test/CN=TPAM test CA
+%s---
+Server certificate
+subject=/O=TPAM test/CN=good
+issuer=/O=TPAM test/CN=TPAM test CA
+---
+No client certificate CA names sent
+---
+SSL handshake has read 2391 bytes and written 430 bytes
+---
+New, TLSv1/SSLv3, Cipher is AES256-SHA
+Server public key is 2048 bit
+Secure Renegotiation IS supported
+Compression: NONE
+Expansion: NONE
+SSL-Session:
+    Protocol  : TLSv1
+    Cipher    : AES256-SHA
+    Session-ID: 8A4F00B5
+    Session-ID-ctx:
+    Master-Key: 5F1E00
+    Key-Arg   : None
+    TLS session ticket lifetime hint: 300 (seconds)
+    TLS session ticket:
+    0000 - 5b 74 6c 73 5d 3d 00 11-22 33 44 55 66 77 88 99   [tls]=.."3DUfw..
+    Start Time: 1764000000
+    Timeout   : 300 (sec)
+    Verify return code: 19 (self signed certificate in certificate chain)
+---
+DONE
+"""
+
+
+def test_the_whole_output_of_openssl_s_client_is_a_ca_certificate():
+    assert option_problems('tls', 'ca_cert', S_CLIENT % CA) == []
+    assert option_problems('tls', 'ca_cert', S_CLIENT % (CA + certificate('client-ca'))) == []
+
+
+def test_a_connection_is_verified_with_the_output_of_openssl_s_client(world):
+    played = world.session(tls={'ca_cert': S_CLIENT % CA})
+    assert played.call('get_password_list').credentials == [PASSWORD]
 
 
 def test_a_password_behind_the_name_of_its_option_or_on_a_line_alone_is_not_repeated():
@@ -528,6 +624,30 @@ def test_no_line_of_a_damaged_pem_is_repeated_and_no_option_behind_it_is_lost(da
     assert len(key) > 10 and not [line for line in key if line in found.lower()]
     assert '[tls] client_cert (line 2): must be PEM: ' in found
     assert '[tls] server_fingerprint (line ' in found and '[tpam] timeout (line ' in found
+
+
+@pytest.mark.parametrize('end', ['', '-----END'])
+def test_a_line_of_a_key_that_lost_its_indentation_is_not_shown_as_an_unknown_option(end):
+    """Without the END, too: nothing but its indentation made the line a part of the key."""
+    text = with_option('tls', 'client_cert', CLIENT)
+    if end:
+        text = text.replace(end, '')
+    lines = text.split('\n')
+    secret = [line.strip().lower() for line in KEY.splitlines() if 'KEY' not in line]
+    for number, line in enumerate(lines):
+        if line.strip().lower() not in secret:
+            continue
+        changed = lines[:number] + [line.strip()] + lines[number + 1:]
+        found = '\n'.join(problems_of('\n'.join(changed))).lower()
+        assert line.strip().lower().partition('=')[0] not in found
+
+
+def test_no_unknown_option_is_shown():
+    for name in ('fWpTESitC3Zu5sHYe/f6/NU', 'Tr0ub4dor', 'Tr0ub4dor&3 x'):
+        text = configuration(**whole()) + '[tls]\n%s=\n[account]\n%s: x\n' % (name, name)
+        found = problems_of(text)
+        assert len(found) == 2
+        assert name.lower() not in '\n'.join(found).lower()
 
 
 def test_an_option_behind_a_pem_without_end_is_not_taken_for_a_part_of_the_next_pem():

@@ -375,6 +375,51 @@ def test_a_listed_domain_without_a_user_is_not_enough(quick):
     assert_refused_unasked(quick, played.call('get_password_list'), 'require_gateway_user')
 
 
+TWO_DOMAINS = [
+    user('CORP\\jdoe', 'corp.example.com'), user('jdoe@corp.example.com', 'CORP'),
+    user('jdoe@CORP', 'corp.example.com'), user('corp.example.com\\jdoe', 'corp'),
+    user('CORP\\jdoe@corp.example.com'), user('jdoe@Corp.Example.com', ' CORP '),
+]
+
+
+@pytest.mark.parametrize('other', TWO_DOMAINS[1:])
+def test_two_domains_of_a_gateway_user_are_one_person_in_any_order(quick, other):
+    assert session(quick, TWO_DOMAINS[0], tpam=BY_REQUEST).call('get_password_list').credentials
+    second = session(quick, dict(other, session_id='session-2'), tpam=BY_REQUEST)
+    assert second.call('get_password_list').credentials == [PASSWORD]
+    assert len(quick.tpam.requests) == 1
+
+
+def test_one_of_two_domains_is_not_the_person_of_both(quick):
+    assert session(quick, TWO_DOMAINS[0], tpam=BY_REQUEST).call('get_password_list').credentials
+    for other in (user('CORP\\jdoe'), user('jdoe', 'corp.example.com'),
+                  user('CORP\\jdoe', 'partner.example.com')):
+        second = session(quick, dict(other, session_id='session-2'), tpam=BY_REQUEST)
+        assert_refused_for_another_user(second.call('get_password_list'))
+
+
+@pytest.mark.parametrize('arguments', [
+    user('CORP\\root', 'corp.example.com'), user('root@corp.example.com', 'CORP'),
+    user('CORP\\root'), user('CORP\\root@corp.example.com'),
+])
+@pytest.mark.parametrize('domain, is_reused', [
+    (None, True), ('CORP', True), ('corp', True), ('OTHER', False), ('corp.example.org', False),
+])
+def test_the_gateway_password_is_used_in_every_domain_of_the_gateway_user(
+        quick, arguments, domain, is_reused):
+    played = session(quick, dict(arguments, server_domain=domain), tpam=REUSE)
+    expected = [GATEWAY_PASSWORD] if is_reused else [PASSWORD]
+    assert played.call('get_password_list').credentials == expected
+
+
+def test_the_gateway_password_is_used_in_the_second_domain_of_the_gateway_user(quick):
+    for arguments in (user('CORP\\root', 'corp.example.com'),
+                      user('root@corp.example.com', 'CORP')):
+        for domain in ('CORP', 'corp.example.com', 'Corp.Example.COM'):
+            played = session(quick, dict(arguments, server_domain=domain), tpam=REUSE)
+            assert played.call('get_password_list').credentials == [GATEWAY_PASSWORD]
+
+
 def test_no_gateway_user_is_of_no_domain_where_none_is_required(quick):
     played = session(quick, user(None), tpam=dict(NOT_REQUIRED, gateway_domains='CORP'))
     result = played.call('get_password_list')

@@ -184,6 +184,66 @@ def test_without_a_stdout_a_request_is_cancelled_all_the_same(quick, monkeypatch
     assert quick.tpam.active() == []
 
 
+def failing(error):
+    """A function that raises this error, whatever it is given."""
+    def fail(*_):
+        raise error
+    return fail
+
+
+def writable(**functions):
+    """A stdout that takes lines, but for these functions."""
+    stream = {'write': lambda self, line: None, 'flush': lambda self: None}
+    stream.update(functions)
+    members = dict((native(name), function) for name, function in stream.items())
+    return type(native('Stream'), (object,), members)()
+
+
+class OddError(Exception):
+    """An error of a runner that nobody knows."""
+
+
+ERRORS = [IOError('x'), ValueError('x'), TypeError('x'), RuntimeError('x'), OddError('x'),
+          NotImplementedError('x'), AttributeError('x'), UnicodeError('x'), OverflowError('x')]
+ODD_STREAMS = (
+    [writable(**{native(name): failing(error)})
+     for name in ('fileno', 'write', 'flush') for error in ERRORS]
+    + [writable(fileno=lambda self, number=number: number)
+       for number in (None, -1, 10 ** 6, 2 ** 70, 'x', 1.5, [])]
+    + [5, 'x', object(), type(native('Mute'), (object,), {'write': lambda self, line: None})()])
+
+
+@pytest.mark.parametrize('stream', ODD_STREAMS, ids=lambda stream: type(stream).__name__)
+def test_whatever_stands_in_for_stdout_a_request_is_cancelled(
+        quick, monkeypatch, stream):  # noqa: F811
+    plugin_text = native(session(quick, tpam=BY_REQUEST).sps.configuration)
+    monkeypatch.setattr(sys, 'stdout', stream)
+    returned = main.Plugin(plugin_text).get_password_list(
+        server_username='root', server_hostname='web01', session_id='session-1',
+        gateway_username='jdoe')
+    main.Plugin(plugin_text).session_ended(session_id='session-1', cookie=returned['cookie'])
+    monkeypatch.undo()
+    assert returned['passwords'] == [native(PASSWORD)]
+    assert len(quick.tpam.requests) == 1
+    assert quick.tpam.active() == []
+
+
+def test_a_hook_in_a_fresh_process_ends_whatever_stdout_raises(world, tmpdir):
+    code = """
+class Stream(object):
+    def fail(self, *_):
+        raise RuntimeError('x')
+    write = flush = fileno = fail
+sys.stdout = Stream()
+"""
+    played = by_request(world)
+    result = hook_of(played, child(tmpdir, code), 'get_password_list')
+    assert result.credentials == [PASSWORD]
+    played.cookie = result.returned['cookie']
+    assert hook_of(played, child(tmpdir, code), 'session_ended').raised is None
+    assert world.tpam.active() == []
+
+
 # ---- secrets in another form
 
 def b64(secret, user='sps'):
@@ -329,6 +389,32 @@ def test_no_password_gets_into_the_cookie_with_a_status(quick, form, secret):  #
 # ---- secrets where the log cuts a value
 
 CUT = tpamerrors.MAX_SHOWN
+
+
+def test_no_part_of_a_secret_is_seen_where_an_error_cuts_a_name_of_the_server(quick):  # noqa: F811
+    """The error quotes a system whose name XML cannot carry."""
+    secret = 'zq7-wxk9-mvb4-hh3j'
+    quick.tpam.add_user('sps', secret)
+    for before in range(CUT - len(secret) - 4, CUT + 2):
+        answers(quick, 'ListSystems', {
+            'SystemName': '.' * before + secret + '\x01', 'NetworkAddress': '10.0.0.5'})
+        played = session(quick, tpam={'password': secret, 'system_name_resolver': 'tpam'})
+        result = played.call('get_password_list')
+        assert not result.credentials
+        assert leaked(secret, result) == []
+
+
+# ---- secrets that take time
+
+@pytest.mark.parametrize('length', [16, 40, 4000])
+@pytest.mark.parametrize('piece', ['\\', '\\"', '%', '%25', '&', '&amp;', '+', 'a'])
+def test_a_gateway_password_of_one_piece_over_and_over_keeps_no_hook_busy(world, length, piece):
+    """Users choose their own passwords, and what the log is to be searched for with them."""
+    arguments = {'gateway_password': piece * length + 'x', 'server_username': 'x\\' + piece * 300}
+    played = session(world, arguments, timeout=40, tpam={'timeout': '5'})
+    result = played.call('get_password_list')
+    assert not result.killed
+    assert result.inside < 15
 
 
 SOME_FORMS = pytest.mark.parametrize('form', [

@@ -72,10 +72,10 @@ def interpreters():
     return found
 
 
-# ---- the far side
+# ---- the server
 
 def tpam():
-    """Return a FakeTpam with WEB01 and its root, who has a password and a key."""
+    """Return a FakeTpam with WEB01 and its account root, which has a password and a key."""
     made = FakeTpam()
     made.add_system('WEB01', '10.0.0.5')
     with open(os.path.join(program.TESTS, 'keys', 'rsa-3072.openssh')) as key:

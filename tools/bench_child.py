@@ -39,7 +39,7 @@ def proxy(port):
 
 
 def floor(port, ca_file):
-    """Make the call of a hook with the stock client; import what the plugin is made of, unused."""
+    """Make the call of a hook with the stock client, and import the libraries of the plugin, unused."""
     import lxml.etree  # noqa: F401
     try:
         import ConfigParser  # noqa: F401
@@ -60,7 +60,7 @@ def find_plugin():
 
 
 def hook(name, port, ca_file, cookies):
-    """Run a hook of the session -> the cookies that it leaves. Those that fetch make one call."""
+    """Run a hook of the session -> the cookies that it leaves. A hook that fetches makes one call."""
     find_plugin()
     import main
     configuration = CONFIGURATION % (port, open(ca_file).read().strip().replace('\n', '\n '))

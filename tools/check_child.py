@@ -1,8 +1,8 @@
 # -*- coding: utf-8 -*-
-"""The check of try_plugin.py, with the plugin's own modules in its own interpreter: what is checked is what runs.
+"""Check a configuration for try_plugin.py, with the modules of the plugin and in the interpreter that runs it.
 
-Python 2.6 code. Started as sps_child.py is, and answers {"findings": [{"about", "status", "text"}]}, where status is
-set, default, ok, note or wrong; each is also a line of the log as soon as it is known. Only List* commands go out.
+Python 2.6 code. Started like sps_child.py, it answers {"findings": [{"about", "status", "text"}]}, where status is
+set, default, ok, note or wrong; each is also logged as soon as it is known. Only List* commands are sent.
 """
 import base64
 import os
@@ -22,30 +22,30 @@ from tpamerrors import Deadline, TpamError, TpamRefused, describe, escaped, text
 from tpamconfig import KNOWN, PEM_BLOCK, read_configuration  # noqa: E402
 from tpamini import read_lines  # noqa: E402
 
-SOON = 30 * 24 * 3600  # s: a certificate that expires within it is worth a word
+SOON = 30 * 24 * 3600  # s: a certificate that expires within this time gets a note
 SECRET_OPTIONS, PEM_OPTIONS = ('password',), ('ca_cert', 'client_cert')
 
 
 class Findings(list):
-    """What was found, for the answer and, at once, for a person."""
+    """Collect the findings for the answer, and show each of them at once."""
 
     def __init__(self):
         list.__init__(self)
         self.about = u''  # the configuration or a server
 
     def begin(self, about):
-        """What the next findings are about."""
+        """Set the subject of the next findings."""
         self.about = about
         os.write(2, (about + u'\n').encode('utf-8', 'replace'))
 
     def add(self, status, finding):
-        """A finding and its line."""
+        """Add a finding and write its line."""
         self.append({'about': self.about, 'status': status, 'text': finding})
         shown = status.upper() if status == 'wrong' else status
         os.write(2, (u'  %-8s %s\n' % (shown, finding)).encode('utf-8', 'replace'))
 
     def wrong(self):
-        """Is anything wrong?"""
+        """Tell whether anything is wrong."""
         return bool([finding for finding in self if finding['status'] == 'wrong'])
 
 
@@ -55,7 +55,7 @@ def line_of(error):
 
 
 def check(call):
-    """Configuration first, then, if that is good, each server -> the answer."""
+    """Check the configuration and, if it is valid, each server -> the answer."""
     findings = Findings()
     findings.begin(u'Configuration')
     settings = check_configuration(call['configuration'], findings)
@@ -81,11 +81,11 @@ def check(call):
 # ---- configuration -------------------------------------------------------------------------------------------------
 
 def check_configuration(configuration, findings):
-    """-> the settings, once everything that they say and everything that is wrong with them is among the findings."""
+    """Add all settings and all mistakes of the configuration to the findings -> the settings."""
     settings, problems = read_configuration(configuration)
     try:
         _, options, _ = read_lines(configuration, KNOWN)
-    except ValueError:  # it is not UTF-8, as `problems` says, and nothing of it was read
+    except ValueError:  # not UTF-8, as `problems` says: nothing was read
         settings, options = {}, []
     given = set((section, option) for _, section, option, value in options if value)
     wrong = [re.sub(u' \\(line [0-9]+\\)\\Z', u'', problem.partition(u':')[0]) for problem in problems]
@@ -104,7 +104,7 @@ def check_configuration(configuration, findings):
 
 
 def shown(option, value):
-    """The value of an option as a person reads it, without what is secret."""
+    """Return the value of an option for display, without secrets."""
     if option in SECRET_OPTIONS and value:
         return u'********'
     if isinstance(value, bool):
@@ -121,13 +121,13 @@ def shown(option, value):
 
 
 def certificates(pem):
-    """The certificates in a PEM text, as certificate() reads them."""
+    """Return the certificates in a PEM text, as certificate() reads them."""
     return [certificate(base64.b64decode(content.encode('ascii')))
             for label, content in PEM_BLOCK.findall(pem) if label == u'CERTIFICATE']
 
 
 def check_dates(name, peer, findings):
-    """A word about a certificate that is not valid, or not for long. Where that matters, the handshake has failed."""
+    """Add a note about a certificate that is not valid, or not for long. If it matters, the handshake has failed."""
     now, soon = [text(time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(time.time() + ahead))) for ahead in (0, SOON)]
     if now < peer['not_before'] or peer['not_after'] < soon:
         findings.add('note', u'%s is valid from %s to %s, and now it is %s'
@@ -137,7 +137,7 @@ def check_dates(name, peer, findings):
 # ---- servers -------------------------------------------------------------------------------------------------------
 
 def servers(connection, settings, findings):
-    """-> each (host, port) that [tpam] server means, SRV names looked up."""
+    """Generate each (host, port) in [tpam] server, with SRV names looked up."""
     for host, port in connection['servers']:
         if not host.startswith(u'srv:'):
             yield host, port
@@ -155,7 +155,7 @@ def servers(connection, settings, findings):
 
 
 def check_server(host, port, connection, settings, asked, findings):
-    """Name, connection, certificate, and the commands that can be tried without changing anything."""
+    """Check the name, the connection, the certificate, and the commands that change nothing."""
     deadline = Deadline(settings['tpam']['timeout'])
     server = tpamtransport.Server(host, port, connection, deadline)
     findings.begin(u'Server %s' % server.name)
@@ -186,7 +186,7 @@ def check_server(host, port, connection, settings, asked, findings):
 
 
 def check_name(host, port, deadline, findings):
-    """The addresses of the server or its proxy. A name that has none fails only when the plugin connects to it."""
+    """Look up the server or its proxy. A name without an address fails only when the plugin connects to it."""
     host, began = text(host), time.time()
     if tpamcert.packed_address(host):
         return
@@ -201,7 +201,7 @@ def check_name(host, port, deadline, findings):
 
 
 def describe_tls(server, seconds, findings):
-    """What was agreed on, and the certificate, which the plugin has verified by now."""
+    """Add the protocol, the cipher and the certificate, which the plugin has verified already."""
     sock = server.connection.sock
     cipher, version = sock.cipher(), getattr(sock, 'version', lambda: None)()
     findings.add('ok', u'connected and verified by %s with %s (%.2f s)' % (version or cipher[1], cipher[0], seconds))
@@ -219,8 +219,8 @@ def describe_tls(server, seconds, findings):
 # ---- commands ------------------------------------------------------------------------------------------------------
 
 def questions(settings, gateway_user):
-    """The harmless ones among the commands that the hooks send -> [(name, method, the option that makes the hooks send
-    it or u'', its options)]. The first is sent in any case, to see a log-in."""
+    """Return the harmless commands that the hooks send: [(name, method, the option that makes the hooks send it or u'',
+    its options)]. The first one is always sent, to test the log-in."""
     tpam, client = settings['tpam'], tpamclient.TpamClient
     user, resolvers = gateway_user or tpam['username'], tpam['system_name_resolver']
     by_list = u'system_name_resolver' if u'tpam' in resolvers or len(resolvers) > 1 else u''
@@ -237,7 +237,7 @@ def questions(settings, gateway_user):
 
 
 def ask(client, question, findings):
-    """Sends one -> whether it makes sense to send another."""
+    """Send a command -> whether to send another."""
     command, method, needed, options = question
     began = time.time()
     try:

@@ -1,4 +1,4 @@
-"""Play an SSH session and an RDP session as SPS would, against a faked TPAM behind TLS.
+"""Play an SSH session and an RDP session as SPS would, against a fake TPAM behind TLS.
 
 The built zip runs. Each hook is shown with its call, its log lines and its masked result, and at the
 end the audit trail of the server. The exit status is 1 if anything went wrong. The plugin runs on a
@@ -27,12 +27,12 @@ PASSWORD, API_PASSWORD = 'Winter;#is"coming', 'demo-api-password'
 
 
 def path(*names):
-    """A file of tests/."""
+    """Return the path of a file in tests/."""
     return os.path.join(TESTS, *names)
 
 
 def read(*names):
-    """A file of tests/ as text."""
+    """Return a file in tests/ as text."""
     with io.open(path(*names), encoding='utf-8') as content:
         return content.read()
 
@@ -51,7 +51,7 @@ def plugin_python():
 
 
 def demo_tpam():
-    """WEB01, whose root has a key and a password that somebody approves after two seconds, and WIN01."""
+    """Return a FakeTpam with WEB01, whose requests are approved after two seconds, and WIN01."""
     tpam = FakeTpam()
     tpam.add_user('sps', API_PASSWORD)
     tpam.add_system('WEB01', '10.0.0.5')
@@ -62,25 +62,25 @@ def demo_tpam():
 
 
 def configuration(server, rest=''):
-    """Configuration text for this server."""
+    """Return configuration text for this server."""
     return (u'[tpam]\nserver=localhost:%d\nusername=sps\npassword=%s\n%s\n[tls]\nca_cert=%s\n'
             % (server.port, API_PASSWORD, rest, read('certs', 'ca.pem').strip().replace('\n', '\n ')))
 
 
 class Player(object):
-    """Calls hooks and shows them; `good` stays true while they do what they should."""
+    """Call hooks and show them. `good` is true while they do what they should."""
 
     def __init__(self):
         self.good = True
 
     def check(self, what, holds):
-        """Notes something that must hold."""
+        """Check a condition that must hold."""
         if not holds:
             print('    WRONG: %s' % what)
             self.good = False
 
     def play(self, session, hook, expected=None):
-        """Calls one hook; a get_* hook must return credentials, and this one where it is given."""
+        """Call one hook. A get_* hook must return credentials, namely `expected` if it is given."""
         result = session.call(hook)
         fake_sps.show(result, session.arguments if hook in fake_sps.GET_HOOKS else {})
         self.check('the hook failed', result.raised is None and not result.killed and not result.died)
@@ -92,7 +92,7 @@ class Player(object):
 
 
 def log_in(private_key):
-    """Logs in to a real sshd on loopback with this key -> whether it worked, or None where no sshd is installed."""
+    """Log in to a real sshd on loopback with this key -> whether it worked, or None if no sshd is installed."""
     sshd = shutil.which('sshd', path='/usr/sbin:/usr/local/sbin:' + os.environ.get('PATH', ''))
     if not sshd or not shutil.which('ssh'):
         return None
@@ -108,7 +108,7 @@ def _log_in(sshd, private_key, place):
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
     if os.getuid() == 0 and not os.path.isdir('/run/sshd'):
-        os.makedirs('/run/sshd', 0o755)  # Debian's sshd asks for it; systemd makes it where there is one
+        os.makedirs('/run/sshd', 0o755)  # Debian's sshd needs it; systemd usually creates it
     subprocess.check_call(['ssh-keygen', '-q', '-t', 'rsa', '-N', '', '-f', place('host')])
     for name, content in (('authorized', read('keys', 'rsa-3072.pub')), ('key', private_key), (
             'config', 'ListenAddress 127.0.0.1\nPort %d\nHostKey %s\nAuthorizedKeysFile %s\nPidFile none\n'
@@ -134,7 +134,7 @@ def _log_in(sshd, private_key, place):
 
 
 def ssh_session(player, plugin, server, python):
-    """By request: the plugin files one, waits for its approval, and gives it back at the end."""
+    """Play authorization=request: the plugin submits a request, waits for its approval, and checks it in."""
     rest = u'authorization=request\n[request]\npoll_interval=1'
     policy = fake_sps.FakeSps(plugin, configuration(server, rest), python)
     session = policy.session(session_id='ssh-1', protocol='ssh', server_username='root', server_ip='10.0.0.5',
@@ -150,7 +150,7 @@ def ssh_session(player, plugin, server, python):
 
 
 def rdp_session(player, plugin, server, python):
-    """Gateway authentication is enough; the password is changed as soon as the login has worked."""
+    """Play authorization=gateway; the password is changed after the login."""
     rest = u'[check-in]\nforce_reset=yes\n[check-in-trigger]\nrdp=authentication-completed'
     policy = fake_sps.FakeSps(plugin, configuration(server, rest), python)
     session = policy.session(session_id='rdp-1', protocol='rdp', server_username='EXAMPLE\\Administrator',

@@ -1,4 +1,4 @@
-"""The SPS side of the plugin: unpacks the built zip and runs each hook in a fresh process, as the appliance does.
+"""The side of SPS: unpack the built zip and run each hook in a new process, as the appliance does.
 
 Keeps the cookies between the hooks, kills a hook at the plugin timeout, checks what it returns against the vendor's
 guide and captures its log. Python 2.6 code, as try_plugin.py, which is the program around it.
@@ -65,7 +65,7 @@ def interpreter(candidates):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C came during a call, which was told to end; `result` is its Result all the same."""
+    """Ctrl-C was pressed during a call, which was told to end; `result` is its Result."""
 
     def __init__(self, result):
         KeyboardInterrupt.__init__(self)
@@ -86,12 +86,12 @@ class Result(object):
 
     @property
     def credentials(self):
-        """Passwords or private keys."""
+        """Return the passwords or private keys."""
         return (self.returned or {}).get(GET_HOOKS.get(self.hook))
 
     @property
     def lines(self):
-        """The lines of the log."""
+        """Return the lines of the log."""
         return self.log.splitlines()
 
 
@@ -111,25 +111,18 @@ class FakeSps(object):
             self.python = os.path.abspath(python)
         self.nameserver, self.environment = nameserver, environment or {}
         self.watch = watch or (lambda line: None)
-        self.directory = tempfile.mkdtemp()
-        atexit.register(shutil.rmtree, self.directory, True)
-        try:
-            with closing(zipfile.ZipFile(zip_path)) as plugin:
-                plugin.extractall(self.directory)
-        except zipfile.BadZipfile:
-            raise Mistake(u'%s: not a zip file' % text_of(zip_path))
+        self.directory = unpacked(zip_path, self.python)
 
     def session(self, **arguments):
-        """A session with these arguments in each get_* hook."""
+        """Return a session with these arguments in each get_* hook."""
         return Session(self, arguments)
 
     def call(self, hook, arguments, script='sps_child.py'):
-        """Runs one hook in a process of its own -> Result. All arguments must be JSON. The first Ctrl-C ends the hook
-        as its time limit would; raises Interrupted then. script: what to run, of the files beside this one."""
+        """Run one hook in a new process -> Result. All arguments must be JSON. The first Ctrl-C ends the hook as its
+        time limit would, and raises Interrupted. script: the file in this directory to run."""
         call = {'directory': self.directory, 'configuration': self.configuration, 'hook': hook, 'arguments': arguments,
                 'text': self.text, 'shim': TESTS, 'nameserver': self.nameserver}
-        environment = {'PATH': os.environ.get('PATH', ''), 'LC_ALL': 'C', 'TMPDIR': tempfile.gettempdir(),
-                       'PYTHONDONTWRITEBYTECODE': '1'}
+        environment = {'PATH': os.environ.get('PATH', ''), 'LC_ALL': 'C', 'TMPDIR': tempfile.gettempdir()}
         environment.update(self.environment)
         began = time.time()
         child = subprocess.Popen([self.python, os.path.join(HERE, script)], stdin=subprocess.PIPE,
@@ -162,8 +155,27 @@ class FakeSps(object):
             self.watch(line.decode('utf-8', 'replace').rstrip(u'\n'))
 
 
+_UNPACKED = {}  # (zip, its time, interpreter) -> folder
+
+
+def unpacked(zip_path, python):
+    """Return a folder with the content of a zip, until this process ends. It is unpacked once for each interpreter, which
+    keeps its byte code there."""
+    key = os.path.abspath(zip_path), os.path.getmtime(zip_path), python
+    if key not in _UNPACKED:
+        folder = tempfile.mkdtemp()
+        atexit.register(shutil.rmtree, folder, True)
+        try:
+            with closing(zipfile.ZipFile(zip_path)) as plugin:
+                plugin.extractall(folder)
+        except zipfile.BadZipfile:
+            raise Mistake(u'%s: not a zip file' % text_of(zip_path))
+        _UNPACKED[key] = folder
+    return _UNPACKED[key]
+
+
 def _ask(child, question):
-    """Question and answer are bytes -> (answer, whether Ctrl-C came meanwhile)."""
+    """Send a question (bytes) -> (answer (bytes), whether Ctrl-C was pressed meanwhile)."""
     try:
         child.stdin.write(question)
         child.stdin.close()
@@ -182,14 +194,14 @@ def _ask(child, question):
 
 
 class Session(object):
-    """One session of a user: its cookies go from hook to hook through JSON. `calls`: the Results so far."""
+    """One session of a user. Its cookies pass from hook to hook as JSON. `calls`: the Results so far."""
 
     def __init__(self, sps, arguments):
         self.sps, self.arguments = sps, dict({'session_id': 'session-1'}, **arguments)
         self.cookie, self.session_cookie, self.calls = {}, {}, []
 
     def call(self, hook, **arguments):
-        """Calls a hook with the session's arguments and these -> Result; the cookies that it returned are kept."""
+        """Call a hook with the arguments of the session and these -> Result. Keep the cookies that it returned."""
         passed = dict(self.arguments if hook in GET_HOOKS else {'session_id': self.arguments['session_id']})
         passed.update(cookie=self.cookie, session_cookie=self.session_cookie)
         passed.update(arguments)
@@ -209,12 +221,12 @@ class Session(object):
 
     @property
     def log(self):
-        """The log of the whole session."""
+        """Return the log of the whole session."""
         return u''.join(call.log for call in self.calls)
 
 
 def violations(hook, returned):
-    """What the vendor's guide does not allow in a returned value -> list of text."""
+    """Return a line for each violation of the vendor's guide in a returned value."""
     if returned is None:
         return []
     if not isinstance(returned, dict):
@@ -235,7 +247,7 @@ def violations(hook, returned):
 
 
 def _key_violations(credential):
-    """A private key is (type, PEM by RFC 1421), PKCS#1 or PKCS#8 (guide: get_private_key_list)."""
+    """Check that a private key is (type, PEM by RFC 1421), PKCS#1 or PKCS#8 (guide: get_private_key_list)."""
     if len(credential) != 2 or credential[0] not in ('ssh-rsa', 'ssh-dss'):
         return [u'a private key is no (ssh-rsa or ssh-dss, PEM)']
     block = re.match(r'-----BEGIN ((?:RSA |DSA )?PRIVATE KEY)-----\n((?:[A-Za-z0-9+/=]{64}\n)*)'
@@ -249,7 +261,7 @@ def _key_violations(credential):
 # ---- what a person reads --------------------------------------------------------------------------------------------
 
 def masked(returned):
-    """A hook's result with the credentials hidden."""
+    """Return the result of a hook with the credentials masked."""
     shown = dict(returned)
     for key in ('passwords', 'private_keys'):
         if key in shown:
@@ -258,14 +270,14 @@ def masked(returned):
 
 
 def call_line(hook, arguments):
-    """The call as code, without the gateway password."""
+    """Return the call as code, without the gateway password."""
     return u'%s(%s)' % (hook, u', '.join(
         '%s=%s' % (name, json.dumps('********' if name == 'gateway_password' else value))
         for name, value in sorted(arguments.items())))
 
 
 def outcome_lines(result, show_credentials=False):
-    """What came of a call, after its log."""
+    """Return the lines about the outcome of a call, which follow its log."""
     if result.killed:
         outcome = 'killed at the plugin timeout'
     elif result.died:
@@ -280,7 +292,7 @@ def outcome_lines(result, show_credentials=False):
 
 
 def show(result, arguments, show_credentials=False, out=sys.stdout):
-    """Prints one call as a person reads it: arguments, log lines, result."""
+    """Print one call: arguments, log lines, result."""
     log = [u'    log  %s' % line for line in result.lines]
     for line in [call_line(result.hook, arguments)] + log + outcome_lines(result, show_credentials):
         say(line, out)

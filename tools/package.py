@@ -69,7 +69,7 @@ def problems(path):
 
 def manifest_problems(content):
     """Return a line for each rule that these bytes of a MANIFEST break."""
-    import ruamel.yaml.error  # here, so that try_plugin.py builds the zip without it
+    import ruamel.yaml.error  # here, because try_plugin.py builds the zip without it
     try:
         manifest = _yaml(content)
     except ruamel.yaml.error.YAMLError:

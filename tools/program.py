@@ -7,6 +7,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TESTS = os.path.join(ROOT, 'tests')
+sys.path.append(ROOT)  # for the constants of the plugin that a program shows
 
 # Exit statuses. A program that ran and found something wrong exits with 1.
 COULD_NOT_RUN = 2
@@ -70,7 +71,7 @@ def mistake(error):
 
 
 def missing_package(message):
-    """Return the line about a failed import; None for a module that no package brings."""
+    """Return the line about a failed import; None for a module that is in no known package."""
     name = re.search(r"[Nn]o module named '?(\w+)", message)
     package = name and PACKAGES.get(name.group(1))
     if not package:

@@ -1,4 +1,4 @@
-"""The plugin's side of fake_sps: a fresh process for one hook call, in the interpreter of the appliance.
+"""The plugin's side of fake_sps: a new process for one hook call, in the interpreter of the appliance.
 
 Python 2.6 code. Reads one JSON object from stdin (directory, configuration, hook, arguments, text, shim, nameserver)
 and writes one to stdout: {"returned": ...} or {"raised": {"type", "message"}}. What the plugin itself prints goes where
@@ -13,7 +13,7 @@ import traceback
 
 
 def begin():
-    """Reads the call and makes the plugin importable -> (the call, a file for the answer)."""
+    """Read the call and make the plugin importable -> (the call, a file for the answer)."""
     os.setpgrp()  # Ctrl-C at a terminal is for fake_sps alone, which passes it on once
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     call = json.load(sys.stdin)
@@ -36,13 +36,13 @@ def begin():
 
 
 def end(result, answer):
-    """Writes the answer, a dict."""
+    """Write the answer, a dict."""
     result.write(json.dumps(answer).encode('ascii'))
     result.close()
 
 
 def run_hook(call):
-    """Runs the hook of the call -> the answer."""
+    """Run the hook of the call -> the answer."""
     import main as plugin
     began = time.time()
     try:
@@ -58,19 +58,19 @@ def run_hook(call):
 
 
 def end_hook(signum, frame):
-    """Has the alarm that ends a hook ring now: whatever it is waiting for, it gives back what it has checked out."""
+    """Let the alarm that ends a hook ring now: the hook stops waiting, and checks in what it has checked out."""
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.5)
 
 
 def native(value):
-    """Text -> str in UTF-8 where str is bytes; anything else as it is."""
+    """Return text as str, in UTF-8 where str is bytes; anything else unchanged."""
     if isinstance(value, str) or not isinstance(value, type(u'')):
         return value
     return value.encode('utf-8')
 
 
 def main():
-    """Runs the hook that is called for."""
+    """Run the requested hook."""
     call, result = begin()
     end(result, run_hook(call))
 

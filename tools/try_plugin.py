@@ -1,6 +1,6 @@
-"""Tries a site's own configuration before anything is uploaded; see --help. Runs on Python 2.6, 2.7 and 3.
+"""Try the configuration of a site before anything is uploaded; see --help. Runs on Python 2.6, 2.7 and 3.
 
-What is tried is the plugin of this checkout, in fresh processes as SPS runs it (fake_sps.py).
+The plugin of this checkout runs in new processes, as under SPS (fake_sps.py).
 """
 from __future__ import print_function
 
@@ -20,13 +20,13 @@ import package
 import program
 from fake_sps import GET_HOOKS, NOTIFICATIONS
 from program import INTERRUPTED, Mistake, say, text_of as text
+from tpamcall import COOKIE_KEY
 
 COMMANDS = ('check', 'run', 'session')
 HOOKS = tuple(sorted(GET_HOOKS)) + NOTIFICATIONS
 ARGUMENTS = fake_sps.GET_ARGUMENTS + fake_sps.REMOTE_APP_ARGUMENTS
 OF_JSON = ('cookie', 'session_cookie', 'gateway_groups', 'server_port', 'target_port')
 CHECK_TIMEOUT = 3600  # s: each server of the configuration has its own time
-COOKIE_KEY = 'SPS_TPAM_XMLRPC'
 VENV_PYTHON = os.path.join(program.ROOT, '.venv', 'bin', 'python')
 
 USAGE = """%prog check --config FILE
@@ -80,13 +80,13 @@ def parser():
 
 
 def unknown(kind, word, known):
-    """What to say of a word that is none of the known ones."""
+    """Return the message about an unknown word."""
     near = difflib.get_close_matches(word.lower(), known, 2)
     return u'unknown %s %s; %s %s' % (kind, word, u'did you mean' if near else u'known:', u', '.join(near or known))
 
 
 def hook_argument(word):
-    """'name=value' -> (name, value as SPS passes it); raises ValueError that says what is wrong."""
+    """Return 'name=value' as (name, value as SPS passes it). Raises ValueError saying what is wrong."""
     name, equals, value = word.partition('=')
     if not equals:
         raise ValueError(u'%s is no NAME=VALUE' % word)
@@ -103,7 +103,7 @@ def hook_argument(word):
 
 
 def parsed(argv):
-    """-> (options, command, hook or None, arguments); leaves the program, with status 2, on a mistake."""
+    """Return (options, command, hook or None, arguments). Exit with status 2 on a mistake."""
     options, words = parser().parse_args(argv)
     words = [text(word) for word in words]
     try:
@@ -148,7 +148,7 @@ def make_sps(options, **more):
 
 
 def check(options, arguments):
-    """-> exit status."""
+    """Check the configuration and its servers -> exit status."""
     result = make_sps(options, timeout=CHECK_TIMEOUT).call('check', arguments, 'check_child.py')
     findings = result.answer.get('findings')
     wrong = findings is None or [finding for finding in findings if finding['status'] == 'wrong']
@@ -174,7 +174,7 @@ class Trial(object):
         self.session.cookie, self.session.session_cookie = cookies
 
     def run(self, hooks):
-        """-> exit status."""
+        """Run these hooks -> exit status."""
         interrupted = False
         try:
             for hook in hooks:
@@ -195,13 +195,13 @@ class Trial(object):
         return INTERRUPTED if interrupted else 0 if works else 1
 
     def is_next(self, hook):
-        """Would SPS call this hook? An exception ends a session, and without a credential there is no login."""
+        """Tell whether SPS would call this hook: not after an exception, and no login without a credential."""
         if [result for result in self.session.calls if result.returned is None]:
             return hook == 'session_ended'
         return hook != 'authentication_completed' or bool(self.credentials())
 
     def call(self, hook):
-        """Calls one hook and shows it; what Ctrl-C ended is shown, too."""
+        """Call one hook and show it, even if Ctrl-C ended it."""
         before = len(self.session.calls)
         self.say(fake_sps.call_line(hook, self.session.arguments if hook in GET_HOOKS else {}))
         try:
@@ -212,23 +212,23 @@ class Trial(object):
                     self.say(line)
 
     def say(self, line):
-        """A line for a person."""
+        """Print a line, unless --json is given."""
         if not self.options.json:
             say(line)
 
     def credentials(self):
-        """All that the hooks have returned."""
+        """Return all credentials that the hooks have returned."""
         return [credential for result in self.session.calls for credential in result.credentials or ()]
 
     def checked_out(self):
-        """What the last cookie says is to be given back; session_ended returns none."""
+        """Return the check-outs in the last cookie. session_ended returns no cookie."""
         last = self.session.calls[-1] if self.session.calls else None
         if last and last.hook == 'session_ended' and not failure(last):
             return []
         return (self.session.cookie.get(COOKIE_KEY) or {}).get('open', [])
 
     def sum_up(self, works, interrupted):
-        """What came of it, and what to do about it."""
+        """Print the outcome, and what to do about it."""
         if interrupted:
             self.say(u'INTERRUPTED')
         elif works:
@@ -242,7 +242,7 @@ class Trial(object):
                      + u' '.join(quoted(word) for word in words))
 
     def as_json(self, result):
-        """One call for a script."""
+        """Return one call for a script."""
         returned = result.returned
         if returned and not self.options.show_credentials:
             returned = fake_sps.masked(returned)
@@ -251,18 +251,18 @@ class Trial(object):
 
 
 def failure(result):
-    """Did this call fail? Where it only found no credential it did not."""
+    """Tell whether this call failed. It did not if it only found no credential."""
     errors = [line for line in result.lines if line.startswith((u'ERROR ', u'CRITICAL '))]
     return bool(result.raised or result.killed or result.died or result.violations or errors)
 
 
 def quoted(word):
-    """For a shell."""
+    """Return a word quoted for a shell."""
     return word if re.match(r'[\w./=-]+\Z', word) else u"'%s'" % word.replace(u"'", u"'\\''")
 
 
 def session_hooks(arguments):
-    """What SPS calls in a session with these arguments."""
+    """Return the hooks that SPS calls in a session with these arguments."""
     keys = ['get_private_key_list'] if arguments.get('protocol', 'ssh') == 'ssh' else []
     application = ['get_remote_app_credentials'] if arguments.get('asset') else []
     return keys + ['get_password_list'] + application + ['authentication_completed', 'session_ended']
