@@ -54,8 +54,8 @@ def authorize_by_approval(call, system, account):
     rows = active_requests(call, _required_user(call), system, account)
     if not rows:
         raise TpamRefused(u'the gateway user has no active, approved request for this account')
-    call.state['request'] = rows[0].get('RequestID')
-    return _as_isa(call, system, account, u'approval,' + column(rows[0], 'RequestID'))
+    call.state['request'] = column(rows[0], 'RequestID').strip()
+    return _as_isa(call, system, account, u'approval,' + call.state['request'])
 
 
 def authorize_by_policy(call, system, account):

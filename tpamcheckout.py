@@ -22,11 +22,7 @@ def active_requests(call, user, system, account):
         RequestorName=user, SystemName=system, AccountName=account, Status='ACTIVE')
     return [row for row in rows
             if same(row, UserName=user, SystemName=system, AccountName=account)
-            and _state(row) in ACTIVE and _has_id(row)]
-
-
-def _has_id(row):
-    return column(row, 'RequestID').strip() != u''
+            and _state(row) in ACTIVE and column(row, 'RequestID').strip()]
 
 
 def same(row, **columns):
@@ -184,7 +180,7 @@ def _find(call, checkout):
     for row in rows:
         if not _may_be_of(row, checkout) or _is_recorded(call, row):
             continue
-        if _is_of_session(call, row, notes) and _has_id(row):
+        if _is_of_session(call, row, notes) and column(row, 'RequestID').strip():
             found.append(row)
         elif notes.startswith(column(row, 'RequestNotes').strip()):
             unclear.append(row)
@@ -195,7 +191,7 @@ def _find(call, checkout):
         if number > 0:
             checkout = dict(checkout)
             call.state['open'].append(checkout)
-        checkout['request'] = row.get('RequestID')
+        checkout['request'] = column(row, 'RequestID').strip()
         checkout['pending'] = _state(row) not in ACTIVE
     return len(found) > 0
 
@@ -249,7 +245,7 @@ def _scheduled(call, system, account, refusal):
     rows = [row for row in rows if _is_for_gateway_user(call, row)]
     if not rows:
         raise TpamRefused(u'the account is released to a request for another gateway user')
-    request = rows[0].get('RequestID')
+    request = column(rows[0], 'RequestID').strip()
     if _is_of_session(call, rows[0], last_notes(call)):
         call.check_out('Cancel', system, account, request)
     return request
@@ -281,8 +277,10 @@ def _reason_against(call, checkout):
             state = _state(row, 'RequestStatus')
             if state in ACTIVE:
                 return None
-    except TpamTimeout:
+    except TpamTimeout as error:
         check_in(call, [checkout])
+        if 'signal' in error.details:
+            return u'a signal ended the hook before the request was approved'
         return (u'the request was not approved in time; see [request] approval_timeout and [tpam] '
                 u'timeout')
     if state in CLOSED:

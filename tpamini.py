@@ -11,6 +11,7 @@ from tpamerrors import folded, text
 _WHITE = u' \t'  # other white space may be part of a password
 _IGNORED = re.compile(u'[ \\t]*\\Z|[;#]|[Rr][Ee][Mm]([ \\t]|\\Z)')  # rem: a comment in 2.6
 _SECTION = re.compile(u'\\[([^\\]]+)\\][ \\t]*(?:[;#].*)?\\Z')
+_OPENSSL = re.compile(u'[A-Z][a-z]+ *:')
 _OPTION = re.compile(u'([^ \\t:=][^:=]*)[:=](.*)', re.S)
 # From the line of BEGIN to END, with neither a section nor another BEGIN in between
 _PASTED_PEM = re.compile(u'^(?![;#]).*-----BEGIN [^-\n]*-----[ \\t]*\n'
@@ -71,7 +72,7 @@ def is_option(line, known):
     """Return whether a line without white space in front is a known option, and not a column of
     openssl's output, such as `Protocol  : TLSv1`."""
     option = _OPTION.match(line)
-    if option is None or option.group(1).endswith(u'  '):
+    if option is None or _OPENSSL.match(line):
         return False
     return _name(option) in known
 

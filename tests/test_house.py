@@ -98,6 +98,19 @@ def test_the_system_of_a_target_is_the_same_for_every_account(quick):
     assert played.calls[-1].credentials == ['password-of-adm']
 
 
+def test_each_account_stands_for_its_own_real_one_which_is_asked_for_once(quick):
+    for account in ('root', 'adm'):
+        quick.tpam.add_account('WEB01', 'real-' + account, 'password-of-real-' + account)
+        quick.tpam.add_account('WEB01', account, 'password-of-' + account,
+                               custom1='real-' + account, custom2='WEB01')
+    played = session(quick, tpam=dict(BY_ADDRESS, system_maptoreal='yes'))
+    for _ in range(2):
+        for account in ('root', 'adm'):
+            result = played.call('get_password_list', server_username=account)
+            assert result.credentials == ['password-of-real-' + account]
+    assert commands(quick).count('ListAccounts') == 2
+
+
 def test_each_target_gets_its_own_credential_from_remembered_names(quick):
     quick.tpam.add_system('DB01', '10.0.0.6')
     quick.tpam.add_account('DB01', 'root', 'password-of-db01')
@@ -173,8 +186,8 @@ def test_the_names_of_one_session_are_not_known_to_another(quick):
         assert asked(quick, played, 'get_password_list') == ['ListSystems', 'Retrieve']
 
 
-DAMAGED = [None, True, 5, 'WEB01', [], [''], ['WEB01', 'root'], ['WEB01', 'root', 'x'], ['WEB01', None],
-           [['WEB01'], 'root'], [5, 'root'], {'0': 'WEB01', '1': 'root'}]
+DAMAGED = [None, True, 5, 'WEB01', [], [''], ['WEB01', 'root'], ['WEB01', 'root', 'x'],
+           ['WEB01', None], [['WEB01'], 'root'], [5, 'root'], {'0': 'WEB01', '1': 'root'}]
 
 
 @pytest.mark.parametrize('damage', DAMAGED)

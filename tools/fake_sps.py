@@ -159,8 +159,8 @@ _UNPACKED = {}  # (zip, its time, interpreter) -> folder
 
 
 def unpacked(zip_path, python):
-    """Return a folder with the content of a zip, until this process ends. It is unpacked once for each interpreter, which
-    keeps its byte code there."""
+    """Return a folder with the content of a zip, until this process ends. It is unpacked once for
+    each interpreter, which keeps its byte code there."""
     key = os.path.abspath(zip_path), os.path.getmtime(zip_path), python
     if key not in _UNPACKED:
         folder = tempfile.mkdtemp()
