@@ -10,12 +10,12 @@ import re
 import sys
 
 from tpamcall import Call, about
-from tpamcheckout import (active_requests, check_in_all, check_in_new, check_in_summary,
-                          forget_expired, report_checked_out, report_unreadable, request_for,
-                          reset_checkout, same)
+from tpamcheckout import (check_in_all, check_in_new, check_in_summary, forget_expired,
+                          report_checked_out, report_unreadable, request_for, reset_checkout)
 from tpamconfig import read_configuration
 from tpamerrors import (MAX_MATCHED, TpamError, TpamRefused, column, folded, native, same_name,
                         text)
+from tpamrows import active_requests, same
 from tpamtarget import Target, digest, find_account
 
 UNKNOWN_COMMAND = -32601  # XML-RPC: the method does not exist
@@ -253,7 +253,8 @@ def get_private_key_list(call):
     except TpamRefused as refusal:
         if not is_unknown_command(refusal):
             raise
-        call.state['keyless'] = digest(call)
+        if refusal.code == UNKNOWN_COMMAND:  # a text may be about this account
+            call.state['keyless'] = digest(call)
         call.log('info', u'The server gives out no private keys',
                  remedy=u'[private_keys] enabled=no saves the call', **about(call.state))
         return []
@@ -347,6 +348,8 @@ class Plugin(object):
             except:  # noqa: E722 - Ctrl-C, too
                 error = sys.exc_info()[1]
                 check_in_new(call)
+                if hook is session_ended:
+                    report_checked_out(call)
                 call.close()
                 failure = _logged(call, error)
                 if not isinstance(error, Exception):

@@ -118,6 +118,9 @@ def _is_checkout(entry):
         return False
     if not is_text(entry.get('system')) or not is_text(entry.get('account')):
         return False
+    for name in ('user', 'server'):
+        if entry.get(name) is not None and not is_text(entry[name]):
+            return False
     request = entry.get('request', False)
     return request is None or is_text(request) or is_number(request)
 

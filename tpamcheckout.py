@@ -5,68 +5,14 @@ Python 2.6.5 code. Every function takes the Call, whose cookie has the check-out
 recorded before its command is sent, so that it is checked in whatever happens.
 """
 from tpamcall import about, pause
-from tpamerrors import (MAX_MATCHED, Deadline, TpamConnectionEnded, TpamError, TpamOutcomeUnknown,
-                        TpamRefused, TpamTimeout, column, folded, same_name, text)
+from tpamerrors import (MAX_ID, MAX_MATCHED, Deadline, TpamConnectionEnded, TpamError,
+                        TpamOutcomeUnknown, TpamRefused, TpamTimeout, column, folded, same_name,
+                        text)
+from tpamrows import (ACTIVE, CLOSED, OPEN, active_requests, is_for_gateway_user,
+                      is_of_another_session, is_of_session, last_notes, notes_of, same, state_of)
 
-ACTIVE = (u'active/approved',)
-OPEN = ACTIVE + (u'approved', u'pending approval')  # 'approved' starts later
-CLOSED = (u'denied', u'canceled', u'expired')
+MAX_FOUND = 20    # requests of one session for one account: it never submits more than two
 MANY_ROWS = 1000  # by default a server lists 25, and this session's request may not be among them
-
-
-# ---- requests of a user --------------------------------------------------------------------------
-
-def active_requests(call, user, system, account):
-    """Return the rows of the active requests of a user for an account."""
-    rows = call.client().list_request_details(
-        RequestorName=user, SystemName=system, AccountName=account, Status='ACTIVE')
-    return [row for row in rows
-            if same(row, UserName=user, SystemName=system, AccountName=account)
-            and _state(row) in ACTIVE and column(row, 'RequestID').strip()]
-
-
-def same(row, **columns):
-    """Return whether the columns of a row have these values, without regard to case."""
-    return all(same_name(column(row, name), value) for name, value in columns.items())
-
-
-def _state(row, name='Status'):
-    return folded(column(row, name)[:MAX_MATCHED].strip())
-
-
-# ---- the notes by which a request is found again -------------------------------------------------
-
-_MARK = u',SPS,request,'
-
-
-def _notes(call, user):
-    return user + _MARK + call.session_id
-
-
-def last_notes(call):
-    """Return the notes of this session's requests for its last gateway user."""
-    return _notes(call, call.state.get('user') or u'')
-
-
-def _is_of_session(call, row, notes):
-    """Return whether a request has these notes. Without a session id they identify nobody."""
-    return bool(call.session_id) and same_name(column(row, 'RequestNotes'), notes)
-
-
-def _is_for_gateway_user(call, row):
-    """Return whether the approval of a request was for the gateway user of this call.
-
-    A request without our notes was submitted by hand and is for everybody. If the column is
-    missing, or the server has cut our notes, it may be for anybody, and is not used. A request that
-    was submitted without a gateway user serves only its own session.
-    """
-    notes = column(row, 'RequestNotes')
-    user, mark, _ = notes.rpartition(_MARK)
-    if row.get('RequestNotes') is None or (not mark and _MARK[:4] in notes):
-        return False
-    if not mark or _is_of_session(call, row, last_notes(call)):
-        return True
-    return bool(user) and same_name(user, call.gateway_user.identity)
 
 
 # ---- a request, from submission to approval ------------------------------------------------------
@@ -143,7 +89,7 @@ def _add(call, checkout, why, fresh):
     request = call.settings['request']
     checkout['request'], message = call.client().add_pwd_request(
         fresh, SystemName=checkout['system'], AccountName=checkout['account'],
-        RequestNotes=_notes(call, checkout['user']), RequestImmediate='Y',
+        RequestNotes=notes_of(call, checkout['user']), RequestImmediate='Y',
         ReleaseDuration=request['release_duration'], AccessPolicyName=request['access_policy'],
         **why)
     end = folded(message[-MAX_MATCHED:]).rstrip(u'. ')
@@ -156,7 +102,7 @@ def _find_lost(call, checkout, failure):
     checkout['server'] = failure.details.get('server')
     call.log('warning', u'It is unknown whether a request was submitted; looking for it',
              reason=call.line(failure.message, **failure.fields()),
-             notes=_notes(call, checkout['user']), **about(checkout))
+             notes=notes_of(call, checkout['user']), **about(checkout))
     if _find(call, checkout):
         return True
     if not isinstance(failure, TpamConnectionEnded):
@@ -172,7 +118,7 @@ def _find(call, checkout):
     request of another entry does not count. Raises TpamOutcomeUnknown if the answer does not show
     that there is none.
     """
-    notes = _notes(call, _user_of(call, checkout))
+    notes = notes_of(call, _user_of(call, checkout))
     rows = call.client().list_request_details(
         RequestorName=call.settings['tpam']['username'], SystemName=checkout['system'],
         AccountName=checkout['account'], Status='OPEN', MaxRows=MANY_ROWS)
@@ -180,19 +126,23 @@ def _find(call, checkout):
     for row in rows:
         if not _may_be_of(row, checkout) or _is_recorded(call, row):
             continue
-        if _is_of_session(call, row, notes) and column(row, 'RequestID').strip():
+        if is_of_session(call, row, notes) and 0 < len(column(row, 'RequestID').strip()) <= MAX_ID:
             found.append(row)
-        elif notes.startswith(column(row, 'RequestNotes').strip()):
+        elif not is_of_another_session(call, row):
             unclear.append(row)
     if not found:
         _check_look_up(call, checkout, unclear)
-    found.sort(key=lambda row: _state(row) not in ACTIVE)
-    for number, row in enumerate(found):
+    found.sort(key=lambda row: state_of(row) not in ACTIVE)
+    if len(found) > MAX_FOUND:
+        call.state['unknown'] += 1
+        call.log('error', u'The server lists more open requests of this session than are checked '
+                          u'in; look for their notes', notes=notes, rows=len(found))
+    for number, row in enumerate(found[:MAX_FOUND]):
         if number > 0:
             checkout = dict(checkout)
             call.state['open'].append(checkout)
         checkout['request'] = column(row, 'RequestID').strip()
-        checkout['pending'] = _state(row) not in ACTIVE
+        checkout['pending'] = state_of(row) not in ACTIVE
     return len(found) > 0
 
 
@@ -203,7 +153,7 @@ def _may_be_of(row, checkout):
         found = column(row, name).strip()
         if found and not same_name(found, value.strip()):
             return False
-    return _state(row) not in CLOSED
+    return state_of(row) not in CLOSED
 
 
 def _is_recorded(call, row):
@@ -222,13 +172,13 @@ def _check_look_up(call, checkout, unclear):
         reason = u'the server lists a request without its id or its whole notes'
     if reason is not None:
         raise TpamOutcomeUnknown(u'It is unknown whether a request was submitted; look for its '
-                                 u'notes', notes=_notes(call, _user_of(call, checkout)),
+                                 u'notes', notes=notes_of(call, _user_of(call, checkout)),
                                  reason=reason)
 
 
 def _user_of(call, checkout):
     """Return the gateway user of a check-out; release 1.0.0 did not record it there."""
-    return checkout.get('user', call.state.get('user') or u'')
+    return text(checkout.get('user', call.state.get('user')))
 
 
 def _scheduled(call, system, account, refusal):
@@ -242,11 +192,11 @@ def _scheduled(call, system, account, refusal):
     rows = active_requests(call, call.settings['tpam']['username'], system, account)
     if not rows:
         raise refusal
-    rows = [row for row in rows if _is_for_gateway_user(call, row)]
+    rows = [row for row in rows if is_for_gateway_user(call, row)]
     if not rows:
         raise TpamRefused(u'the account is released to a request for another gateway user')
     request = column(rows[0], 'RequestID').strip()
-    if _is_of_session(call, rows[0], last_notes(call)):
+    if is_of_session(call, rows[0], last_notes(call)):
         call.check_out('Cancel', system, account, request)
     return request
 
@@ -274,7 +224,7 @@ def _reason_against(call, checkout):
         while state in OPEN or not state:
             pause(min(request['poll_interval'], end.left()))
             row = call.client().get_pwd_request(checkout['request']) or {}
-            state = _state(row, 'RequestStatus')
+            state = state_of(row, 'RequestStatus')
             if state in ACTIVE:
                 return None
     except TpamTimeout as error:
@@ -312,8 +262,8 @@ def check_in(call, checkouts):
     waiting = list(checkouts)
     if not waiting:
         return
-    call.begin_check_in()
     while waiting:
+        call.begin_check_in()  # for each: a signal that ended one leaves the others their time
         checkout = waiting.pop(0)
         before = list(call.state['open'])
         if call.is_checked_out(checkout):  # a reset may be forgotten with its request
@@ -367,7 +317,7 @@ def _cancel(call, checkout):
 def _give_up_search(call, checkout):
     """Log that a request was not found. Raises TpamOutcomeUnknown in the hook that submitted it,
     because the server may still be carrying out the call."""
-    notes = _notes(call, _user_of(call, checkout))
+    notes = notes_of(call, _user_of(call, checkout))
     if not call.is_known(checkout):
         raise TpamOutcomeUnknown(
             u'It is unknown whether a request was submitted; look for its notes', notes=notes)
@@ -393,7 +343,7 @@ def _skip_second_reset(call, checkout, row):
 def _closed_row(call, checkout):
     """Return the row of a request that is certainly closed, or None."""
     row = call.client().get_pwd_request(checkout['request']) or {}
-    if _state(row, 'RequestStatus') not in CLOSED:
+    if state_of(row, 'RequestStatus') not in CLOSED:
         return None
     return row
 
@@ -442,6 +392,6 @@ def report_checked_out(call):
     for checkout in call.state['open']:
         details = about(checkout)
         if checkout['request'] is None and checkout['command'] == 'Cancel':
-            details['notes'] = _notes(call, _user_of(call, checkout))
+            details['notes'] = notes_of(call, _user_of(call, checkout))
         call.log('error', u'This is still checked out; check it in by hand',
                  command=checkout['command'], **details)

@@ -8,7 +8,7 @@ import random
 import re
 
 from tpamcert import is_in_domain, service_domain
-from tpamerrors import (MAX_MATCHED, BadAnswer, Deadline, TpamError, TpamOutcomeUnknown,
+from tpamerrors import (MAX_ID, MAX_MATCHED, BadAnswer, Deadline, TpamError, TpamOutcomeUnknown,
                         TpamRefused, TpamTimeout, TpamUnavailable, column, folded, is_text, text)
 from tpamtransport import Server, look_up
 from tpamxml import decode_answer, encode_call
@@ -82,7 +82,7 @@ class TpamClient(object):
         again: it would submit a second request.
         """
         answer = self.call('AddPwdRequest', options, repeatable=False, resend=False, fresh=fresh)
-        if not answer.get('id'):
+        if not 0 < len(text(answer.get('id')).strip()) <= MAX_ID:
             raise TpamOutcomeUnknown(u'The server accepted a request and did not return its id')
         return answer['id'], answer['message']
 

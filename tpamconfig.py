@@ -147,6 +147,12 @@ def _items(parse):
     return parse_all
 
 
+def _domain(item):
+    if re.search(u'[;#=:"\'\\\\/|<>*?()\\[\\]{}$@]', item):
+        raise ValueError(u'must be names of domains alone')
+    return folded(item)
+
+
 def _path(value):
     if not re.match(u'/[!-~]*\\Z', value):
         raise ValueError(u'must begin with / and hold ASCII characters without white space')
@@ -252,12 +258,12 @@ OPTIONS = {
         'timeout': _may_be_empty(_number(1, 290), 60),
         'connect_timeout': _may_be_empty(_number(1, 290), 10),
         'system_name_resolver': (_items(_choice(*_RESOLVERS)), [u'tpam']),
-        'system_domains': (_items(folded), []),
+        'system_domains': (_items(_domain), []),
         'system_prefix': (text, u''),
         'system_maptoreal': (_yes_no, False), 'reuse_gateway_password': (_yes_no, False),
         'authorization': (_choice(u'gateway', u'approval', u'policy', u'request'), u'gateway'),
         'required_policy': (text, u''),
-        'require_gateway_user': (_yes_no, True), 'gateway_domains': (_items(folded), []),
+        'require_gateway_user': (_yes_no, True), 'gateway_domains': (_items(_domain), []),
     },
     'request': {
         'approval_timeout': _may_be_empty(_number(0, 290), 120),

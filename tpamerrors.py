@@ -8,6 +8,7 @@ import os
 import unicodedata
 
 MAX_SHOWN = 500     # characters of one value in a log line
+MAX_ID = 100        # characters of the id of a request
 MAX_MATCHED = 1000  # characters of a server's text that a pattern is tried on
 
 

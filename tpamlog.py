@@ -4,6 +4,7 @@
 Python 2.6.5 code. A line is made in this order: secrets are masked in each part, values are
 escaped and cut, and the line is written if stdout accepts it.
 """
+import binascii
 import re
 import select
 import sys
@@ -68,8 +69,10 @@ class Log(object):
 # text). Searching takes time in proportion to its length. A pattern made of a secret could take
 # far longer, and a user or a server may have chosen the secret.
 
-_UNIT = re.compile(u'%([0-9A-Fa-f]{2})|\\\\u([0-9A-Fa-f]{4})|\\\\(["\'\\\\/])'
-                   u'|&#([0-9]{1,7});|&#[xX]([0-9A-Fa-f]{1,6});|&(amp|lt|gt|quot|apos);')
+_UNIT = re.compile(u'%([0-9A-Fa-f]{2})|((?:\\\\u[0-9A-Fa-f]{4})+)|\\\\(["\'\\\\/bfnrt])'
+                   u'|&#0{0,20}([0-9]{1,7});|&#[xX]0{0,20}([0-9A-Fa-f]{1,6});'
+                   u'|&(amp|lt|gt|quot|apos);')
+_CONTROLS = {u'b': b'\b', u'f': b'\f', u'n': b'\n', u'r': b'\r', u't': b'\t'}
 _NAMED = {u'amp': b'&', u'lt': b'<', u'gt': b'>', u'quot': b'"', u'apos': b"'"}
 
 
@@ -136,13 +139,16 @@ def _value(found):
     octet, code, char, decimal, hexadecimal, name = found.groups()
     if octet is not None:
         return bytes(bytearray([int(octet, 16)]))
+    if code is not None:  # a run of them, since a pair of surrogates is one character
+        units = binascii.unhexlify(code.replace(u'\\u', u'').encode('ascii'))
+        return _encoded(units.decode('utf-16-be', 'replace'))
     if char is not None:
-        return _encoded(char)
+        return _CONTROLS.get(char) or _encoded(char)
     if name is not None:
         return _NAMED[name]
     if decimal is not None:
         return _encoded_code(int(decimal))
-    return _encoded_code(int(code or hexadecimal, 16))
+    return _encoded_code(int(hexadecimal, 16))
 
 
 def _encoded_code(code):

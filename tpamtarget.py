@@ -6,9 +6,9 @@ Python 2.6.5 code.
 import re
 
 from tpamcert import canonical_address, is_in_domain
-from tpamcheckout import same
 from tpamerrors import (TpamRefused, TpamUnavailable, column, folded, is_text, native, same_name,
                         text)
+from tpamrows import same
 
 MAX_ADDRESSES = 8  # of one host name; the server is asked about each
 

@@ -25,6 +25,7 @@ LAYERS = (
     'main',           # policy
     'tpamtarget',     # the account that a hook is about
     'tpamcheckout',   # requests and check-in
+    'tpamrows',       # the rows of requests that the server lists
     'tpamcall',       # one hook call and all of its state
     'tpamlog',        # log lines, masked
     'tpamconfig',     # configuration text -> settings

@@ -382,7 +382,7 @@ def test_an_uncertain_request_is_not_forgotten_while_another_may_be_it(quick, no
 
 
 @pytest.mark.parametrize('others', [
-    {'session_id': 'session-2'}, {'session_id': 'x,session-1'}, {'account': 'adm'},
+    {'session_id': 'session-2'}, {'session_id': 'other'}, {'account': 'adm'},
 ])
 def test_an_uncertain_request_is_not_taken_for_that_of_another_session_or_account(quick, others):
     quick.tpam.add_account('WEB01', 'adm', PASSWORD)
@@ -689,8 +689,48 @@ def test_a_request_without_the_column_of_its_notes_is_for_nobody(quick):
     assert 'another gateway user' in result.log
 
 
-@pytest.mark.parametrize('notes', ['', 'patch day', 'CHG 4711, by sps'])
-def test_a_request_submitted_by_hand_is_for_everybody(quick, notes):
+ALTERED = ['JDOE,sps,REQUEST,s', 'alice', 'alice,', 'alice,S', 'alice, SPS, request, session-9',
+           'alice&#44;SPS&#44;request&#44;session-9', 'patch day']
+
+
+@pytest.mark.parametrize('notes', ALTERED)
+def test_a_request_whose_notes_name_nobody_we_know_is_for_nobody(quick, notes):
+    number = quick.tpam.add_request('sps', 'WEB01', 'root')
+    quick.tpam.requests[number].options['RequestNotes'] = notes
+    result = session(quick, {'gateway_username': 'bob'}, tpam=BY_REQUEST).call('get_password_list')
+    assert result.credentials == []
+    assert 'another gateway user' in result.log
+
+
+@pytest.mark.parametrize('notes', [
+    'j?doe,SPS,request,session-1', '[API] jdoe,SPS,request,session-1', 'jdoe,SPS,request,session-1 (API)',
+    'jdoe, SPS, request, session-1', 'jdoe&#44;SPS&#44;request&#44;session-1', 'patch day'])
+def test_a_lost_request_whose_notes_came_back_altered_is_not_submitted_again(quick, notes):
+    played = losing(quick)
+    for request in quick.tpam.active():
+        request.options['RequestNotes'] = notes
+    result = played.call('get_password_list')
+    assert 'TpamOutcomeUnknown' in result.raised['type']
+    ended = played.call('session_ended')
+    assert errors(ended, 'Check-in failed')
+    assert check_in(ended) == 'failed'
+    assert len(quick.tpam.requests) == 1
+
+
+def test_of_very_many_requests_of_a_session_a_few_are_checked_in_and_the_rest_is_said(quick):
+    played = losing(quick)
+    for _ in range(600):
+        filed(quick, PENDING)
+    began = time.time()
+    ended = played.call('session_ended')
+    assert time.time() - began < 30
+    assert len(cancelled(quick)) == 20
+    assert errors(ended, 'more open requests')
+    assert check_in(ended) == 'unknown'
+
+
+@pytest.mark.parametrize('notes', ['', ' '])
+def test_a_request_submitted_by_hand_without_notes_is_for_everybody(quick, notes):
     number = quick.tpam.add_request('sps', 'WEB01', 'root')
     quick.tpam.requests[number].options['RequestNotes'] = notes
     played = session(quick, tpam=BY_REQUEST)

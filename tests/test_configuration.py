@@ -855,3 +855,14 @@ def test_default_cfg_documents_every_option_with_its_default():
 
 def test_default_cfg_is_as_small_as_sps_demands():
     assert len(DEFAULT_CFG.encode('utf-8')) <= 10240
+
+
+# ---- domains
+
+@pytest.mark.parametrize('option', ['gateway_domains', 'system_domains'])
+@pytest.mark.parametrize('value', [
+    'CORP ; PARTNER has left', 'CORP # x', 'CORP system_domains=example.com', 'CORP:', 'CORP\\jdoe',
+    'jdoe@CORP', '*.example.com', '"CORP"', '(CORP)'])
+def test_a_list_of_domains_takes_nothing_else(option, value):
+    problem, = problems_of(with_option('tpam', option, value))
+    assert 'must be names of domains alone' in problem

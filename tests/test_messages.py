@@ -19,6 +19,7 @@ SOURCES = {  # module -> what more makes a message there; the reasons of sshkey.
     'tpamini.py': {'calls': ('ValueError',), 'functions': (), 'names': ()},
     'tpamtarget.py': {'calls': (), 'functions': (), 'names': ()},
     'tpamcheckout.py': {'calls': (), 'functions': (), 'names': ('reason',), 'refusals': ('_reason_against',)},
+    'tpamrows.py': {'calls': (), 'functions': (), 'names': ()},
     'tpamcall.py': {'calls': (), 'functions': (), 'names': ()},
     'tpamclient.py': {'calls': (), 'functions': (), 'names': ('reason',)},
     'tpamxml.py': {'calls': (), 'functions': (), 'names': ('reason',)},

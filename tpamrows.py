@@ -1,0 +1,75 @@
+# -*- coding: utf-8 -*-
+"""The meaning of the rows of requests that the server lists: whose they are, and in which state.
+
+Python 2.6.5 code.
+"""
+from tpamerrors import MAX_MATCHED, column, folded, same_name, text
+
+ACTIVE = (u'active/approved',)
+OPEN = ACTIVE + (u'approved', u'pending approval')  # 'approved' starts later
+CLOSED = (u'denied', u'canceled', u'expired')
+
+
+# ---- requests of a user --------------------------------------------------------------------------
+
+def active_requests(call, user, system, account):
+    """Return the rows of the active requests of a user for an account."""
+    rows = call.client().list_request_details(
+        RequestorName=user, SystemName=system, AccountName=account, Status='ACTIVE')
+    return [row for row in rows
+            if same(row, UserName=user, SystemName=system, AccountName=account)
+            and state_of(row) in ACTIVE and column(row, 'RequestID').strip()]
+
+
+def same(row, **columns):
+    """Return whether the columns of a row have these values, without regard to case."""
+    return all(same_name(column(row, name), value) for name, value in columns.items())
+
+
+def state_of(row, name='Status'):
+    """Return the state of a request, folded: one of ACTIVE, OPEN, CLOSED, or another word."""
+    return folded(column(row, name)[:MAX_MATCHED].strip())
+
+
+# ---- the notes by which a request is found again -------------------------------------------------
+
+_MARK = u',SPS,request,'
+
+
+def notes_of(call, user):
+    """Return the notes (RequestNotes) of this session's requests for a gateway user."""
+    return user + _MARK + call.session_id
+
+
+def last_notes(call):
+    """Return the notes of this session's requests for its last gateway user."""
+    return notes_of(call, text(call.state.get('user')))
+
+
+def is_of_session(call, row, notes):
+    """Return whether a request has these notes. Without a session id they identify nobody."""
+    return bool(call.session_id) and same_name(column(row, 'RequestNotes'), notes)
+
+
+def is_for_gateway_user(call, row):
+    """Return whether the approval of a request was for the gateway user of this call.
+
+    A request without notes was submitted by hand, and is for everybody. Any other notes have to
+    name the gateway user: servers cut and alter them, and without the column they may be anybody's.
+    A request for no gateway user serves only its session.
+    """
+    notes = column(row, 'RequestNotes')
+    if row.get('RequestNotes') is not None and not notes.strip():
+        return True
+    user, mark, _ = notes.rpartition(_MARK)
+    if mark and user and same_name(user, call.gateway_user.identity):
+        return True
+    return is_of_session(call, row, last_notes(call))
+
+
+def is_of_another_session(call, row):
+    """Return whether the notes of a request certainly name another session."""
+    notes = folded(column(row, 'RequestNotes')[:MAX_MATCHED])
+    _, mark, session = notes.rpartition(folded(_MARK))
+    ours = folded(call.session_id)
+    return mark != u'' and ours not in notes and not ours.startswith(session.strip())
