@@ -1,8 +1,9 @@
 # -*- coding: utf-8 -*-
 """Requests and check-in: what is checked out is checked in, or an ERROR line says that it is not.
 
-Python 2.6.5 code. Every function takes the Call, whose cookie has the check-outs. A check-out is
-recorded before its command is sent, so that it is checked in whatever happens.
+Python 2.6.5 code. Every function takes the Call, whose cookie has the check-outs. A request is
+recorded before AddPwdRequest is sent, so that it is checked in whatever happens. A password change
+is recorded when the password has been retrieved.
 """
 from tpamcall import about, pause
 from tpamerrors import (MAX_ID, MAX_MATCHED, Deadline, TpamConnectionEnded, TpamError,
@@ -51,10 +52,15 @@ def request_checkout(call, system, account):
 
 
 def forget_expired(call, system, account):
-    """Forget the request of an earlier hook if it is closed, and return whether it is. It may have
-    expired during the session."""
+    """Forget the request of an earlier hook if it has expired, and return whether it has.
+
+    One that somebody has denied or cancelled is not forgotten: nobody is asked for another.
+    """
     checkout = request_checkout(call, system, account)
-    if checkout is None or not call.is_known(checkout) or not _closed_row(call, checkout):
+    if checkout is None or not call.is_known(checkout):
+        return False
+    row = _closed_row(call, checkout)
+    if not row or state_of(row, 'RequestStatus') != u'expired':
         return False
     call.forget(checkout)
     return True
@@ -78,7 +84,7 @@ def _submit(call, system, account, why, fresh=False):
             return _submit(call, system, account, why, fresh=True)
     elif failure is not None:  # nothing was submitted
         call.forget(checkout)
-        return _scheduled(call, system, account, failure)
+        return _own_active_request(call, system, account, failure)
     call.log('info', u'Submitted a request', **about(checkout))
     if checkout['pending']:
         _wait(call, checkout)
@@ -181,11 +187,12 @@ def _user_of(call, checkout):
     return text(checkout.get('user', call.state.get('user')))
 
 
-def _scheduled(call, system, account, refusal):
+def _own_active_request(call, system, account, refusal):
     """Return the id of the API user's own active request, if that is why a new one was refused.
 
-    It may be used, except if it was approved for another gateway user. It is not this session's to
-    check in, unless this session submitted it in a hook whose cookie was lost.
+    It may be used if its notes name this gateway user, or are empty: then it was submitted by hand,
+    for everybody. It is checked in only if its notes show that this session submitted it, in a hook
+    whose cookie was lost.
     """
     if u'is already scheduled' not in folded(refusal.message[:MAX_MATCHED]):
         raise refusal
@@ -293,7 +300,9 @@ def _settle(call, checkout):
 def _cancel(call, checkout):
     """Cancel a request, and return whether it is closed now: False if there was none."""
     if checkout['request'] is None and not _find(call, checkout):
-        return not checkout.get('resubmitted') and _give_up_search(call, checkout)
+        if not checkout.get('resubmitted'):
+            _give_up_search(call, checkout)
+        return False
     if checkout.get('tried') and _closed_row(call, checkout):
         call.log('info', u'The request was already closed', **about(checkout))
         return True
@@ -324,7 +333,6 @@ def _give_up_search(call, checkout):
     call.state['unknown'] += 1
     call.log('warning', u'It was unknown whether a request was submitted, and no request was '
                         u'found; look for its notes', notes=notes, **about(checkout))
-    return False
 
 
 def _skip_second_reset(call, checkout, row):

@@ -53,10 +53,10 @@ class Target(object):
 # Each takes (call, target) and returns the name of the system, or None if it finds none.
 
 def system_by_tpam(call, target):
-    """Ask the server for the system that has the target's address, or else its name.
+    """Ask the server for the system that has the target's address.
 
-    The name is used with its domain: a host of that name in another domain is another system. Older
-    releases pass no address; the last resort is then the addresses that DNS has for the name.
+    Only if SPS passes no address (older releases): ask for its name, then for the addresses that
+    DNS has for it. The name is used with its domain: in another domain it is another system.
     """
     if target.address:
         return _listed(call, 'NetworkAddress', target.address)

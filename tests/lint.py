@@ -23,6 +23,7 @@ MAX_LINE = 100  # characters
 # A module may import only modules further down.
 LAYERS = (
     'main',           # policy
+    'tpamauthorize',  # who may have a credential
     'tpamtarget',     # the account that a hook is about
     'tpamcheckout',   # requests and check-in
     'tpamrows',       # the rows of requests that the server lists

@@ -14,6 +14,7 @@ import pytest
 
 import fake_tpam
 import main
+import tpamauthorize
 import tpamcall
 import tpamcheckout
 import tpamclient
@@ -366,14 +367,14 @@ def choices(option):
 
 
 @pytest.mark.parametrize('option, table', [
-    ('system_name_resolver', tpamtarget.RESOLVERS), ('authorization', main.AUTHORIZATIONS)])
+    ('system_name_resolver', tpamtarget.RESOLVERS), ('authorization', tpamauthorize.AUTHORIZATIONS)])
 def test_a_table_of_functions_has_the_choices_of_its_option(option, table):
     assert choices(option) == set(table)
     assert len(set(table.values())) == len(table)
 
 
 @pytest.mark.parametrize('option, table', [
-    ('system_name_resolver', tpamtarget.RESOLVERS), ('authorization', main.AUTHORIZATIONS)])
+    ('system_name_resolver', tpamtarget.RESOLVERS), ('authorization', tpamauthorize.AUTHORIZATIONS)])
 def test_each_choice_of_a_table_is_explained(option, table):
     assert texts_of_default_cfg(option) == set(table)
     assert tables_of_readme().count(set(table)) == 1

@@ -17,6 +17,7 @@ SOURCES = {  # module -> what more makes a message there; the reasons of sshkey.
     'main.py': {'calls': (), 'functions': (), 'names': ()},
     'tpamconfig.py': {'calls': ('ValueError',), 'functions': ('_missing', '_misplaced'), 'names': ()},
     'tpamini.py': {'calls': ('ValueError',), 'functions': (), 'names': ()},
+    'tpamauthorize.py': {'calls': (), 'functions': (), 'names': ()},
     'tpamtarget.py': {'calls': (), 'functions': (), 'names': ()},
     'tpamcheckout.py': {'calls': (), 'functions': (), 'names': ('reason',), 'refusals': ('_reason_against',)},
     'tpamrows.py': {'calls': (), 'functions': (), 'names': ()},
