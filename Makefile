@@ -21,7 +21,7 @@ demo: $(VENV)/ready
 	$(BIN)/python tools/demo.py
 
 test: $(VENV)/ready
-	$(BIN)/tox run-parallel --parallel 3 --parallel-live
+	$(BIN)/tox run-parallel --parallel 4 --parallel-live
 
 lint: $(VENV)/ready
 	$(BIN)/tox run -e lint
