@@ -3,6 +3,8 @@
 
 Python 2.6.5 code.
 """
+import re
+
 from tpamerrors import MAX_MATCHED, column, folded, same_name, text
 
 ACTIVE = (u'active/approved',)
@@ -68,8 +70,16 @@ def is_for_gateway_user(call, row):
 
 
 def is_of_another_session(call, row):
-    """Return whether the notes of a request certainly name another session."""
+    """Return whether the notes of a request certainly name another session.
+
+    Servers cut notes, wrap them, and alter what stands between the letters and digits.
+    """
     notes = folded(column(row, 'RequestNotes')[:MAX_MATCHED])
     _, mark, session = notes.rpartition(folded(_MARK))
-    ours = folded(call.session_id)
-    return mark != u'' and ours not in notes and not ours.startswith(session.strip())
+    session, ours = _letters(session), _letters(folded(call.session_id))
+    return mark != u'' and session not in ours and ours not in session
+
+
+def _letters(name):
+    """Return the letters and digits of a name, without the entities of HTML."""
+    return re.sub(u'&#?[a-z0-9]{1,8};|[^a-z0-9]', u'', name)

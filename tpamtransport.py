@@ -242,10 +242,8 @@ class Connection(object):
         return None
 
     def _look(self, limit):
-        """Return the certificate of a server whose handshake failed, for the log, or None.
-
-        It is read on a separate connection, over which nothing is sent.
-        """
+        """Return the certificate of a server whose handshake failed, for the log, or None. It is
+        read on a separate connection, over which nothing is sent."""
         other = Connection(self._host, self._port, self._settings, self._deadline, verify=False)
         try:
             other.open(limit)
@@ -333,9 +331,8 @@ def _tls_remedy(peer):
 
 # ---- one server ----------------------------------------------------------------------------------
 
-_HTTP_REMEDIES = {401: u'check [tpam] username and password',
-                  403: u'check what this user may do, and client_cert',
-                  404: u'check [tpam] path'}
+_REMEDIES = {401: u'check [tpam] username and password', 404: u'check [tpam] path',
+             403: u'check what this user may do, and client_cert'}
 _UNKNOWN = u'; whether the call was carried out is unknown'
 
 
@@ -393,6 +390,10 @@ class Server(object):
                                       command=command)
         try:
             return self.ask(command, body, decode, repeatable, resend, fresh=True)
+        except TpamUnavailable as error:  # the first copy may have been carried out
+            if repeatable:
+                raise
+            raise TpamOutcomeUnknown(u'No usable answer' + _UNKNOWN, **error.fields())
         finally:
             self.was_sent_twice = True
 
@@ -422,8 +423,8 @@ class Server(object):
 
     def _failed_status(self, code, repeatable):
         """Return the error for an HTTP status."""
-        details = {'server': self.name, 'status': status_text(code),
-                   'remedy': _HTTP_REMEDIES.get(code, u'see the log of the server')}
+        remedy = _REMEDIES.get(code, u'see the log of the server')
+        details = {'server': self.name, 'status': status_text(code), 'remedy': remedy}
         message = u'The server answers with an error'
         if not repeatable and not 300 <= code < 500:
             return TpamOutcomeUnknown(message + _UNKNOWN, **details)

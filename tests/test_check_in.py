@@ -705,7 +705,9 @@ def test_a_request_whose_notes_name_nobody_we_know_is_for_nobody(quick, notes):
 
 @pytest.mark.parametrize('notes', [
     'j?doe,SPS,request,session-1', '[API] jdoe,SPS,request,session-1', 'jdoe,SPS,request,session-1 (API)',
-    'jdoe, SPS, request, session-1', 'jdoe&#44;SPS&#44;request&#44;session-1', 'patch day'])
+    'jdoe, SPS, request, session-1', 'jdoe&#44;SPS&#44;request&#44;session-1', 'patch day',
+    'jdoe,SPS,request,sess...', 'jdoe,SPS,request,sess\u2026', 'jdoe,SPS,request,ses\nsion-1',
+    'jdoe,SPS,request,session&#45;1', 'jdoe,SPS,request,session1'])
 def test_a_lost_request_whose_notes_came_back_altered_is_not_submitted_again(quick, notes):
     played = losing(quick)
     for request in quick.tpam.active():

@@ -21,6 +21,12 @@ PROGRAM = os.path.join(package.ROOT, 'tools', 'try_plugin.py')
 ARGUMENTS = ['server_username=root', 'server_ip=10.0.0.5', 'gateway_username=jdoe']
 
 
+def as_at_a_terminal():
+    """Begin a session of its own, in which Ctrl-C is not ignored, as it may be in the background."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Tool(object):
     """The program as a user of the world's interpreter runs it, with a configuration file for that world."""
 
@@ -37,7 +43,7 @@ class Tool(object):
         # As where a person has no UTF-8 terminal; in a session of its own, since getpass would ask a terminal.
         return subprocess.Popen([self.world.python, PROGRAM, '--config', self.config] + list(words),
                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                preexec_fn=os.setsid, **options)
+                                preexec_fn=as_at_a_terminal, **options)
 
     def run(self, *words, **options):
         """-> (exit status, what it printed); no secret of this world may be in it, unless `secrets` allows them."""
