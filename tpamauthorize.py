@@ -6,7 +6,7 @@ Here it is the API user, once the plugin has found that the gateway user may hav
 """
 from tpamcheckout import request_for
 from tpamerrors import TpamRefused, column, folded, same_name, text
-from tpamrows import active_requests, same
+from tpamrows import active_requests, id_of, same
 
 
 # ---- the gateway user ----------------------------------------------------------------------------
@@ -44,7 +44,7 @@ def authorize_by_approval(call, system, account):
     rows = active_requests(call, _required_user(call), system, account)
     if not rows:
         raise TpamRefused(u'the gateway user has no active, approved request for this account')
-    call.state['request'] = column(rows[0], 'RequestID').strip()
+    call.state['request'] = id_of(rows[0])
     return _as_isa(call, system, account, u'approval,' + call.state['request'])
 
 

@@ -9,7 +9,7 @@ from tpamcall import about, pause
 from tpamerrors import (MAX_ID, MAX_MATCHED, Deadline, TpamConnectionEnded, TpamError,
                         TpamOutcomeUnknown, TpamRefused, TpamTimeout, column, folded, same_name,
                         text)
-from tpamrows import (ACTIVE, CLOSED, OPEN, active_requests, is_for_gateway_user,
+from tpamrows import (ACTIVE, CLOSED, OPEN, active_requests, id_of, is_for_gateway_user,
                       is_of_another_session, is_of_session, last_notes, notes_of, same, state_of)
 
 MAX_FOUND = 20    # requests of one session for one account: it never submits more than two
@@ -132,7 +132,7 @@ def _find(call, checkout):
     for row in rows:
         if not _may_be_of(row, checkout) or _is_recorded(call, row):
             continue
-        if is_of_session(call, row, notes) and 0 < len(column(row, 'RequestID').strip()) <= MAX_ID:
+        if is_of_session(call, row, notes) and 0 < len(id_of(row)) <= MAX_ID:
             found.append(row)
         elif not is_of_another_session(call, row):
             unclear.append(row)
@@ -147,7 +147,7 @@ def _find(call, checkout):
         if number > 0:
             checkout = dict(checkout)
             call.state['open'].append(checkout)
-        checkout['request'] = column(row, 'RequestID').strip()
+        checkout['request'] = id_of(row)
         checkout['pending'] = state_of(row) not in ACTIVE
     return len(found) > 0
 
@@ -163,7 +163,7 @@ def _may_be_of(row, checkout):
 
 
 def _is_recorded(call, row):
-    number = column(row, 'RequestID').strip()
+    number = id_of(row)
     return number != u'' and any(text(entry['request']).strip() == number
                                  for entry in call.state['open'])
 
@@ -202,7 +202,7 @@ def _own_active_request(call, system, account, refusal):
     rows = [row for row in rows if is_for_gateway_user(call, row)]
     if not rows:
         raise TpamRefused(u'the account is released to a request for another gateway user')
-    request = column(rows[0], 'RequestID').strip()
+    request = id_of(rows[0])
     if is_of_session(call, rows[0], last_notes(call)):
         call.check_out('Cancel', system, account, request)
     return request

@@ -20,12 +20,17 @@ def active_requests(call, user, system, account):
         RequestorName=user, SystemName=system, AccountName=account, Status='ACTIVE')
     return [row for row in rows
             if same(row, UserName=user, SystemName=system, AccountName=account)
-            and state_of(row) in ACTIVE and column(row, 'RequestID').strip()]
+            and state_of(row) in ACTIVE and id_of(row)]
 
 
 def same(row, **columns):
     """Return whether the columns of a row have these values, without regard to case."""
     return all(same_name(column(row, name), value) for name, value in columns.items())
+
+
+def id_of(row):
+    """Return the id of a request (text), u'' if the row has none. Servers pad it."""
+    return column(row, 'RequestID').strip()
 
 
 def state_of(row, name='Status'):
