@@ -393,8 +393,7 @@ def endless_body(connection):
 
 def endless_chunks(connection):
     connection.sendall(chunked((SIZE, GOOD)))
-    while True:
-        connection.sendall(b'1\r\n \r\n' * 4096)
+    drip(connection, itertools.repeat(b'1\r\n \r\n' * 1024))     # so slowly that no limit but that of time is reached
 
 
 def endless_100_continue(connection):

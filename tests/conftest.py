@@ -6,12 +6,14 @@ for every secret of that world.
 """
 from __future__ import unicode_literals
 
+import contextlib
 import io
 import json
 import os
 import re
 import sys
 
+import hypothesis
 import pytest
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -36,6 +38,14 @@ API_PASSWORD = 'sécret; "x" %(y)s #1=2'
 GATEWAY_PASSWORD = "gàteway'pass"
 PROXY_PASSWORD = 'próxy:word'
 
+# s: no test may fail because the machine does a dozen other things meanwhile. A bound on time is this much longer than
+# it takes, and what has to fit into a limit takes a small part of it.
+SLACK = 30
+
+hypothesis.settings.register_profile('steady', deadline=None, database=None,
+                                     suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile('steady')
+
 
 def read(name):
     """A file of tests/ as text."""
@@ -46,6 +56,14 @@ def read(name):
 def certificate(name):
     """PEM of one of tests/certs/."""
     return read(os.path.join('certs', name + '.pem'))
+
+
+@contextlib.contextmanager
+def at_most(seconds):
+    """The block takes no more CPU time than that, of this process and of the hooks that ended in it."""
+    began = sum(os.times()[:4])
+    yield
+    assert sum(os.times()[:4]) - began < seconds
 
 
 def configuration(**sections):

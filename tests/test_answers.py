@@ -3,15 +3,15 @@
 from __future__ import unicode_literals
 
 import contextlib
+import os
 import threading
-import time
 
 import pytest
 
 import bad_server
 from bad_server import DONE, GOOD, array, member, response, struct
 from certs import make
-from conftest import PASSWORD
+from conftest import PASSWORD, SLACK, at_most
 from fake_tpam import ACTIVE, EXPIRED, Fault, Refusal, done
 from test_policy import (APPROVED, BY_REQUEST, RESET, answers, approvers, broken,  # noqa: F401
                          lines, quick, refusing, session, trail)
@@ -131,10 +131,10 @@ def has_server_say(world, message):
 def test_a_hook_is_not_kept_busy_by_the_text_of_a_refusal(world, fragment, dialect):
     world.serve(dialect=dialect)
     has_server_say(world, long_text(fragment))
-    played = session(world, timeout=20)
-    result = played.call('get_password_list')
+    played = session(world, timeout=120)
+    with at_most(10):
+        result = played.call('get_password_list')
     assert not result.killed
-    assert result.inside < 10
     assert result.credentials == []
     line, = result.lines
     assert line.startswith('WARNING No credential')
@@ -146,9 +146,8 @@ def test_a_hook_is_not_kept_busy_by_the_text_of_a_refusal(world, fragment, diale
 @pytest.mark.parametrize('fragment', FRAGMENTS)
 def test_no_text_of_a_refusal_takes_long_to_look_at(quick, fragment, hook, options):  # noqa: F811
     has_server_say(quick, long_text(fragment))
-    began = time.time()
-    result = session(quick, tpam=options).call(hook)
-    assert time.time() - began < 5
+    with at_most(5):
+        result = session(quick, tpam=options).call(hook)
     assert result.credentials == []
     assert len(lines(result)) == 1
 
@@ -159,10 +158,9 @@ def test_no_text_of_a_refused_list_takes_long_to_look_at(quick, fragment):  # no
         raise Refusal(long_text(fragment))
     quick.tpam.do_ListSystems = quick.tpam.do_ListRequestDetails = refuse
     quick.tpam.add_request('sps', 'WEB01', 'root')
-    began = time.time()
-    for options in ({'system_name_resolver': 'tpam'}, {'authorization': 'approval'}, BY_REQUEST):
-        assert session(quick, tpam=options).call('get_password_list').credentials == []
-    assert time.time() - began < 10
+    with at_most(10):
+        for options in ({'system_name_resolver': 'tpam'}, {'authorization': 'approval'}, BY_REQUEST):
+            assert session(quick, tpam=options).call('get_password_list').credentials == []
 
 
 # ---- the length of an answer
@@ -187,8 +185,7 @@ def http_answer(body, *headers):
 
 
 def asking(world, server, **options):
-    server_options = {'server': 'localhost:%d' % server.port, 'timeout': '5'}
-    return session(world, tpam=dict(server_options, **options))
+    return session(world, tpam=dict(options, server='localhost:%d' % server.port))
 
 
 @pytest.mark.parametrize('lengths', [
@@ -370,11 +367,10 @@ def test_a_credential_of_more_than_64_kib_is_refused_in_time_and_checked_in(worl
     """It would be searched for in every line of the log."""
     world.tpam.account('WEB01', 'root').password = 'A' * size
     answers(world, 'ListSystems', {'SystemName': 'WEB01', 'NetworkAddress': '10.0.0.5'})
-    played = world.session({'gateway_username': 'AAAAAAAA%'}, timeout=60,
-                           tpam={'authorization': 'request', 'timeout': '20'})
-    result = played.call('get_password_list')
+    played = world.session({'gateway_username': 'AAAAAAAA%'}, timeout=120, tpam={'authorization': 'request'})
+    with at_most(20):
+        result = played.call('get_password_list')
     assert not result.killed
-    assert result.inside < 30
     assert result.credentials == []
     assert 'a credential of more than 65536 characters' in result.log
     ended = played.call('session_ended')
@@ -384,10 +380,10 @@ def test_a_credential_of_more_than_64_kib_is_refused_in_time_and_checked_in(worl
 
 def test_a_key_of_more_than_64_kib_is_refused_in_time_and_leaves_the_password_its_turn(world):
     world.tpam.account('WEB01', 'root').key = 'A' * 3 * KIB * KIB
-    played = session(world, timeout=60, tpam={'timeout': '20'})
-    result = played.call('get_private_key_list')
+    played = session(world, timeout=120)
+    with at_most(20):
+        result = played.call('get_private_key_list')
     assert not result.killed
-    assert result.inside < 30
     assert result.credentials == []
     assert played.call('get_password_list').credentials == [PASSWORD]
 
@@ -395,11 +391,10 @@ def test_a_key_of_more_than_64_kib_is_refused_in_time_and_leaves_the_password_it
 def test_a_credential_of_64_kib_is_given_in_time(world):
     password = '%' * 64 * KIB
     world.tpam.account('WEB01', 'root').password = password
-    played = session(world, {'gateway_username': '%%%%%%%%'}, timeout=60,
-                     tpam={'authorization': 'request', 'timeout': '20'})
-    result = played.call('get_password_list')
+    played = session(world, {'gateway_username': '%%%%%%%%'}, timeout=120, tpam={'authorization': 'request'})
+    with at_most(20):
+        result = played.call('get_password_list')
     assert result.credentials == [password]
-    assert result.inside < 30
     assert "check_in='done'" in played.call('session_ended').log
 
 
@@ -408,20 +403,20 @@ MEGABYTES = 'x' * 9500000
 
 def test_a_network_address_of_megabytes_is_refused_in_time(world):
     answers(world, 'ListSystems', {'SystemName': 'WEB01', 'NetworkAddress': MEGABYTES})
-    result = world.session(timeout=60, tpam={'timeout': '5'}).call('get_password_list')
+    result = world.session(timeout=120, tpam={'timeout': '5'}).call('get_password_list')
     assert not result.killed
-    assert result.inside < 12
+    assert result.inside < 5 + SLACK
     assert not result.credentials
     assert 'Retrieve' not in world.tpam.commands()
 
 
 def seconds_for(world, row):
-    """How long a hook takes whose look-up of the system is answered by this row."""
+    """The CPU time of a hook whose look-up of the system is answered by this row."""
     answers(world, 'ListSystems', row)
     played = session(world, tpam={'system_name_resolver': 'tpam'})
-    began = time.time()
+    began = sum(os.times()[:2])
     played.call('get_password_list')
-    return time.time() - began
+    return sum(os.times()[:2]) - began
 
 
 def test_a_network_address_of_megabytes_takes_no_longer_than_any_other_column(quick):  # noqa: F811
@@ -435,11 +430,11 @@ def test_a_status_of_megabytes_ends_the_wait_in_time_and_the_request_is_cancelle
     approvers(world)
     row = {'RequestID': '1001', 'RequestStatus': MEGABYTES}
     answers(world, 'GetPwdRequest', row)
-    played = session(world, timeout=60, tpam={'authorization': 'request', 'timeout': '8'},
-                     request={'poll_interval': '1'})
+    played = session(world, timeout=120, tpam={'authorization': 'request'},
+                     request={'poll_interval': '1', 'approval_timeout': '3'})
     result = played.call('get_password_list')
     assert not result.killed
-    assert result.inside < 16
+    assert result.inside < 3 + SLACK
     assert not result.credentials
     assert world.tpam.active() == []
     assert 'x' * 501 not in result.log
@@ -449,7 +444,7 @@ def test_a_status_of_megabytes_ends_the_wait_in_time_and_the_request_is_cancelle
                                     'RequestNotes', 'RequestID'])
 def test_a_column_of_megabytes_in_a_list_of_requests_ends_in_time(world, column):
     answers(world, 'ListRequestDetails', dict(APPROVED, **{str(column): MEGABYTES}))
-    played = session(world, timeout=60, tpam={'authorization': 'approval', 'timeout': '5'})
+    played = session(world, timeout=120, tpam={'authorization': 'approval', 'timeout': '5'})
     result = played.call('get_password_list')
     assert not result.killed
-    assert result.inside < 12
+    assert result.inside < 5 + SLACK

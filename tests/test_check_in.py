@@ -21,9 +21,9 @@ import tpamcall
 import tpamcheckout
 import tpamtarget
 import test_policy
-from conftest import API_PASSWORD, PASSWORD
+from conftest import API_PASSWORD, PASSWORD, at_most
 from fake_tpam import ACTIVE, PENDING, Refusal
-from test_log import child, hook_of
+from test_log import PID, child, hook_of
 from test_policy import BY_REQUEST, OWN_OPEN, approvers, broken, refusing, session, trail
 from test_transport import answers
 
@@ -724,9 +724,8 @@ def test_of_very_many_requests_of_a_session_a_few_are_checked_in_and_the_rest_is
     played = losing(quick)
     for _ in range(600):
         filed(quick, PENDING)
-    began = time.time()
-    ended = played.call('session_ended')
-    assert time.time() - began < 30
+    with at_most(30):
+        ended = played.call('session_ended')
     assert len(cancelled(quick)) == 20
     assert errors(ended, 'more open requests')
     assert check_in(ended) == 'unknown'
@@ -915,18 +914,12 @@ def test_a_password_change_that_was_sent_twice_is_done(quick):
 
 # ---- a runner that ends the hook
 
-PID = """
-with open(%r, 'w') as pid:
-    pid.write('%%d' %% os.getpid())
-"""
-
-
 def terminated(world, tmpdir, when):
     """The Result of a hook that gets SIGTERM: `when` is given a function that sends it."""
     pid = tmpdir.join('pid')
     world.tpam.add_account('WEB01', 'root', PASSWORD, min_approvers=1)
     when(lambda: os.kill(int(pid.read()), signal.SIGTERM))
-    played = session(world, timeout=60, tpam={'authorization': 'request', 'timeout': '40'},
+    played = session(world, timeout=90, tpam={'authorization': 'request', 'timeout': '40'},
                      request={'poll_interval': '15'}, check_in={'force_reset': 'yes'})
     return hook_of(played, child(tmpdir, PID % str(pid)), 'get_password_list')
 
@@ -941,7 +934,7 @@ def test_a_hook_that_is_terminated_while_it_pauses_cancels_its_request(world, tm
         world.tpam.do_AddPwdRequest = add_pwd_request
     result = terminated(world, tmpdir, when)
     assert not result.died
-    assert result.inside < 10
+    assert result.inside < 30  # the time of the hook is 40 s
     assert not result.credentials
     assert len(cancelled(world)) == 1
     assert world.tpam.active() == []
@@ -1161,7 +1154,7 @@ def test_an_alarm_at_whatever_line_of_a_call_leaves_a_client_that_can_be_used(wo
         world.tpam.add_system(system)
     servers = [('127.0.0.1', world.serve(certfile=None).port)]
     settings = {'path': '/RPC2', 'method_prefix': '', 'tls': None, 'proxy': None,
-                'credential': ['sps', API_PASSWORD], 'connect_timeout': 5}
+                'credential': ['sps', API_PASSWORD], 'connect_timeout': 60}
     (strikes, wrong), = answers(world.python, STRUCK_CALLS, [
         {'settings': settings, 'servers': servers, 'before': before}])
     assert strikes > 50

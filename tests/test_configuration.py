@@ -720,7 +720,7 @@ TEXTS = some.one_of(some.text(), some.binary(), some.builds('\n'.join, some.list
 
 
 @given(TEXTS)
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=300)
 def test_any_text_ends_with_whole_settings_and_problems(text):
     found, problems = tpamconfig.read_configuration(text)
     for section, options in tpamconfig.OPTIONS.items():
@@ -777,7 +777,7 @@ def test_odd_values_reach_the_server_as_they_are_written(world):
 
 
 @given(some.text(some.characters(blacklist_categories=('Cs',), blacklist_characters='\r\n\0'), min_size=1, max_size=40))
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=150)
 def test_any_value_is_taken_as_it_is_written(value):
     value = re.sub('[\ufdd0-\ufdef]', 'x', value).strip(' \t')
     if value and not re.match('\\$(\\[.*\\])?$', value):

@@ -22,12 +22,11 @@ import pytest
 
 import bad_server
 from certs import make
-from conftest import API_PASSWORD, HERE, PYTHONS, World, certificate, configuration
+from conftest import API_PASSWORD, HERE, PYTHONS, SLACK, World, certificate, configuration
 
 TABLE = os.path.join(os.path.dirname(HERE), 'docs', 'faults.md')
-CONNECT_TIMEOUT, TIMEOUT = 2, 3     # s, as configured for a server that has to be waited for
-SLACK = 2      # s: for a busy machine, on which several hooks run at a time
-AT_ONCE = 10   # s: with answers of 16 MiB
+# s, as configured for servers that have to be waited for: (connect_timeout, timeout)
+UNCONNECTED, UNANSWERED = (2, 60), (60, 5)
 LOCALHOST = ('localhost', '127.0.0.1', '[::1]')
 
 # One thing that is tried. title: what it is; gives: whether the password may come out; behaviour: of bad_server;
@@ -100,8 +99,9 @@ SECTIONS = (
     ]),
 )
 CASES = [each for _, cases in SECTIONS for each in cases]
-WAITING = ('silent', 'half_handshake', 'unroutable', 'no_answer', 'dripping_headers', 'dripping_body', 'endless_chunks',
-           'lying_content_length_long')
+WAITING = dict.fromkeys(('silent', 'half_handshake', 'unroutable'), UNCONNECTED)
+WAITING.update(dict.fromkeys(('no_answer', 'dripping_headers', 'dripping_body', 'endless_chunks',
+                              'lying_content_length_long'), UNANSWERED))
 
 
 # ---- trying them ---------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def outcomes(request, plugin_zip):
 def attempt(world, case):
     directory = tempfile.mkdtemp()
     client_ca = case.client_ca and make.path(case.client_ca)
-    connect_timeout, timeout = (CONNECT_TIMEOUT, TIMEOUT) if case.behaviour in WAITING else (10, 60)
+    connect_timeout, timeout = WAITING.get(case.behaviour, (60, 60))
     with contextlib.closing(Closing()) as open_until_then:
         server = open_until_then.enter(bad_server.serve(
             case.behaviour, make.path(case.certificate), client_ca, '::1' if case.host == '[::1]' else '127.0.0.1'))
@@ -180,10 +180,10 @@ def line_of(result):
 def when(line):
     """When the hook that logged this line ends, and how many seconds that may take."""
     if 'Time is over' in line:
-        return 'at timeout', TIMEOUT + 1 + SLACK
+        return 'at timeout', UNANSWERED[1] + SLACK
     if 'timed out' in line:
-        return 'at connect_timeout', CONNECT_TIMEOUT + 1 + SLACK
-    return 'at once', AT_ONCE
+        return 'at connect_timeout', UNCONNECTED[0] + SLACK
+    return 'at once', SLACK
 
 
 # ---- what has to be true of all ------------------------------------------------------------------------------------
@@ -245,9 +245,9 @@ found; with `UPDATE_DOCS=1` in its environment it writes the table anew. The hoo
 or the hook ended later than `timeout` + 1 s.
 
 - **Credential**: what SPS gets. *password*; *none* is an empty list, after which SPS goes on; otherwise the exception.
-- **Ends**: *at once*, or when one of the time limits is over (`timeout=%d`, `connect_timeout=%d` in those rows).
+- **Ends**: *at once*, or when one of the time limits is over (`connect_timeout=%d` and `timeout=%d` in those rows).
 - **Log**: its line, without session id. Port numbers and the words of OpenSSL, which differ, are left out.
-""" % (TIMEOUT, CONNECT_TIMEOUT)
+""" % (UNCONNECTED[0], UNANSWERED[1])
 
 # What differs between runs or interpreters -> what stands for it.
 DIFFERENT = (

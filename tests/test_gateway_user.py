@@ -613,7 +613,7 @@ TEXT = some.text(some.characters(blacklist_categories=('Cs',)), max_size=20)
 
 
 @given(TEXT, TEXT)
-@settings(max_examples=200, deadline=None, database=None)
+@settings(max_examples=200)
 def test_folding_goes_letter_by_letter_and_ends(one, other):
     """Python 3 makes another letter of a sigma at the end of a word."""
     folded = tpamerrors.folded
@@ -623,7 +623,7 @@ def test_folding_goes_letter_by_letter_and_ends(one, other):
 
 
 @given(some.text(some.characters(max_codepoint=127), max_size=20))
-@settings(max_examples=100, deadline=None, database=None)
+@settings(max_examples=100)
 def test_ascii_is_folded_to_its_lower_case(value):
     assert tpamerrors.folded(value) == value.lower()
 

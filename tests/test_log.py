@@ -14,7 +14,7 @@ import bad_server
 import fake_sps
 import main
 import tpamerrors
-from conftest import PASSWORD, TOOLS
+from conftest import PASSWORD, SLACK, TOOLS, at_most
 from fake_tpam import EXPIRED, Refusal
 from sps_child import native
 from test_policy import BY_REQUEST, answers, approvers, quick, session  # noqa: F401
@@ -53,6 +53,11 @@ for _ in range(%(room)d // 4096):
 fcntl.fcntl(writer, fcntl.F_SETFL, flags)
 os.dup2(writer, 1)
 '''
+# Says in a file which process it is.
+PID = '''
+with open(%r, 'w') as pid:
+    pid.write('%%d' %% os.getpid())
+'''
 # Another process may fill a pipe between the look at it and the write.
 NEVER_WRITTEN = '''
 class Stream(object):
@@ -83,11 +88,12 @@ def hook_of(played, script, hook):
 LONG_NAME = 'x' + 498 * '\u2028' + 'x'
 
 ROOMS = pytest.mark.parametrize('room', [0, 4096, 8192])
+IN_TIME = 40    # s: well before the time of the hook is over, which is 60 s, less 10 s for a check-in
 
 
 def by_request(world, account='root', level='debug'):
     arguments = {'server_username': account, 'gateway_username': LONG_NAME}
-    return session(world, arguments, timeout=30, tpam={'authorization': 'request', 'timeout': '8'},
+    return session(world, arguments, timeout=120, tpam={'authorization': 'request'},
                    check_in={'force_reset': 'yes'}, logging={'log_level': level})
 
 
@@ -99,7 +105,7 @@ def test_a_stdout_that_is_a_full_pipe_stops_no_check_in(world, tmpdir, room, lev
     assert played.call('get_password_list').credentials == [PASSWORD]
     ended = hook_of(played, child(tmpdir, FULL_PIPE % {'room': room}), 'session_ended')
     assert not ended.killed
-    assert ended.seconds < 20
+    assert ended.inside < IN_TIME
     assert world.tpam.requests[1001].status == EXPIRED
     assert world.tpam.account('WEB01', LONG_NAME).password != PASSWORD
 
@@ -109,26 +115,26 @@ def test_a_stdout_that_is_a_full_pipe_keeps_no_password_back(world, tmpdir, room
     played = by_request(world)
     result = hook_of(played, child(tmpdir, FULL_PIPE % {'room': room}), 'get_password_list')
     assert not result.killed
-    assert result.seconds < 20
+    assert result.inside < IN_TIME
     assert result.credentials == [PASSWORD]
 
 
 @pytest.mark.parametrize('stdout', [FULL_PIPE % {'room': 0}, NEVER_WRITTEN], ids=['pipe', 'stream'])
 def test_a_refusal_that_cannot_be_logged_ends_in_time(world, tmpdir, stdout):
     world.tpam.account('WEB01', 'root').locked = True
-    played = session(world, timeout=20, tpam={'timeout': '3'})
+    played = session(world, timeout=90, tpam={'timeout': '3'})
     result = hook_of(played, child(tmpdir, stdout), 'get_password_list')
     assert not result.killed
     assert not result.died
-    assert result.inside < 10
+    assert result.inside < 3 + SLACK
 
 
 @pytest.mark.parametrize('stdout', [FULL_PIPE % {'room': 0}, NEVER_WRITTEN], ids=['pipe', 'stream'])
 def test_an_error_that_cannot_be_logged_ends_in_time(world, tmpdir, stdout):
-    played = session(world, timeout=20, tpam={'timeout': '3', 'password': 'wrong-password'})
+    played = session(world, timeout=90, tpam={'timeout': '3', 'password': 'wrong-password'})
     result = hook_of(played, child(tmpdir, stdout), 'get_password_list')
     assert not result.killed
-    assert result.inside < 10
+    assert result.inside < 3 + SLACK
     assert 'TpamError' in result.raised['type']
 
 
@@ -320,7 +326,8 @@ def parts(text, size=4):
 def leaked(form, *results):
     """The parts of a form of a secret that are in the log, the exception or the cookie of a hook.
 
-    The padding of base64 is no secret.
+    The padding of base64 is no secret, and no digest in the cookie tells one: by chance, it contains the same
+    hexadecimal digits as an escape does.
     """
     secret_form = re.sub(PADDING, '', form)
     seen = []
@@ -329,6 +336,7 @@ def leaked(form, *results):
         if isinstance(result.returned, dict):
             cookies = [result.returned.get(name) for name in ('cookie', 'session_cookie')]
             seen.append(json.dumps(cookies, ensure_ascii=False))
+    seen = [re.sub('[0-9a-f]{64}', '', text) for text in seen]
     return sorted(part for part in parts(secret_form) if any(part in text for text in seen))
 
 
@@ -411,10 +419,10 @@ def test_no_part_of_a_secret_is_seen_where_an_error_cuts_a_name_of_the_server(qu
 def test_a_gateway_password_of_one_piece_over_and_over_keeps_no_hook_busy(world, length, piece):
     """Users choose their own passwords, and what the log is to be searched for with them."""
     arguments = {'gateway_password': piece * length + 'x', 'server_username': 'x\\' + piece * 300}
-    played = session(world, arguments, timeout=40, tpam={'timeout': '5'})
-    result = played.call('get_password_list')
+    played = session(world, arguments, timeout=120)
+    with at_most(10):
+        result = played.call('get_password_list')
     assert not result.killed
-    assert result.inside < 15
 
 
 SOME_FORMS = pytest.mark.parametrize('form', [

@@ -23,7 +23,7 @@ import main
 import tpamcall
 import tpamclient
 import tpamerrors
-from conftest import API_PASSWORD, GATEWAY_PASSWORD, PASSWORD, World, configuration, read
+from conftest import API_PASSWORD, GATEWAY_PASSWORD, PASSWORD, SLACK, World, configuration, read
 from fake_dns import FakeDns
 from fake_tpam import ACTIVE, CANCELED, EXPIRED, PENDING, Refusal, done
 from sps_child import native
@@ -666,11 +666,11 @@ def test_the_wait_for_an_approval_ends_within_the_time_of_the_hook(quick):
 
 def test_the_wait_for_an_approval_ends_in_real_time_too(world):
     world.tpam.add_account('WEB01', 'root', PASSWORD, min_approvers=1)
-    played = session(world, tpam={'authorization': 'request', 'timeout': '3'})
+    played = session(world, tpam={'authorization': 'request', 'timeout': '12'})
     result = played.call('get_password_list')
     assert result.credentials == []
     assert 'the request was not approved in time' in result.log
-    assert result.seconds < 8
+    assert result.inside < 12 + SLACK
     assert world.tpam.active() == []
     assert world.tpam.commands()[0] == 'AddPwdRequest'
     assert world.tpam.commands()[-1] == 'Cancel'
@@ -868,16 +868,19 @@ def test_what_an_earlier_hook_holds_survives_the_failure_of_a_later_one(quick):
 
 @pytest.mark.parametrize('command', ['AddPwdRequest', 'Retrieve'])
 def test_a_hook_that_runs_out_of_time_gives_back_in_the_time_that_was_kept(world, command):
-    answer = world.serve().answer
+    answer, given_back = world.serve().answer, threading.Event()
 
     def answer_late(user, body):
         answered = answer(user, body)
-        threading.Event().wait(6 if command.encode('ascii') in body else 0)
+        if command.encode('ascii') in body:
+            given_back.wait(60)
+        if b'Cancel' in body:
+            given_back.set()
         return answered
     world.server.answer = answer_late
-    result = session(world, tpam={'authorization': 'request', 'timeout': '4'}).call('get_password_list')
+    result = session(world, tpam={'authorization': 'request', 'timeout': '12'}).call('get_password_list')
     assert 'TpamError' in result.raised['type']
-    assert result.seconds < 8
+    assert result.inside < 12 + SLACK
     assert world.tpam.requests[1001].status == EXPIRED
 
 
@@ -1087,7 +1090,7 @@ def test_a_check_in_whose_answer_was_lost_is_not_done_twice(quick):
 
 
 def test_a_server_that_is_gone_fails_no_notification(world):
-    played = session(world, tpam={'authorization': 'request', 'connect_timeout': '1'})
+    played = session(world, tpam={'authorization': 'request'})
     assert played.call('get_password_list').credentials == [PASSWORD]
     world.close()
     world._servers = []
@@ -1288,7 +1291,7 @@ class Play(object):
 
 def test_in_whatever_order_hooks_come_all_is_given_back_and_nothing_of_others(quick):
     @given(FLAGS, STEPS)
-    @settings(max_examples=60, deadline=None, database=None)
+    @settings(max_examples=60)
     def hooks_in_any_order(flags, steps):
         play = Play(quick, flags)
         for name, action in steps:

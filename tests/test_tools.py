@@ -204,7 +204,7 @@ def test_ctrl_c_ends_a_program_without_a_traceback(tmpdir, path):
     process = subprocess.Popen([sys.executable, os.path.join(root, path)] + words,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                preexec_fn=default_interrupt)
-    deadline = time.time() + 30
+    deadline = time.time() + 60
     while not ready.check() and process.poll() is None and time.time() < deadline:
         time.sleep(0.01)
     time.sleep(0.2)

@@ -11,12 +11,13 @@ import hashlib
 import json
 import multiprocessing.pool
 import os
+import select
 import signal
 import socket
 import ssl
 import struct
 import subprocess
-import time
+import threading
 
 import dns.rrset
 import pytest
@@ -29,10 +30,10 @@ import tpamerrors
 import tpamtransport
 import tpamxml
 from certs import make
-from conftest import API_PASSWORD, HERE, PASSWORD, PROXY_PASSWORD, PYTHONS, World, certificate, configuration
+from conftest import (API_PASSWORD, HERE, PASSWORD, PROXY_PASSWORD, PYTHONS, SLACK, World, certificate,
+                      configuration)
 from fake_dns import FakeDns
-
-SLACK = 2      # s: for a busy machine, on which several hooks run at a time
+from test_log import PID, child, hook_of
 
 
 @pytest.fixture(params=PYTHONS)
@@ -211,7 +212,7 @@ def test_a_damaged_certificate_is_read_or_a_value_error(python):
     assert answers(python, DAMAGED, [leaf('good'), leaf('nul-in-cn')]) == [['ValueError', 'read']] * 2
 
 
-@settings(max_examples=200, deadline=None, database=None)
+@settings(max_examples=200)
 @given(strategies.binary(max_size=40), strategies.integers(0, 800), strategies.integers(0, 40))
 def test_a_certificate_with_anything_in_it_is_read_or_a_value_error(inserted, at, dropped):
     good = der('good')
@@ -426,7 +427,7 @@ def test_the_first_server_is_asked_and_no_other(world):
 def test_the_next_server_is_asked_when_one_cannot_be_and_the_log_says_why(world, behaviour, certificate, line):
     second = world.serve()
     with bad_server.serve(behaviour, make.path(certificate)) as first:
-        result = world.session(**asking(first, second, connect_timeout=1)).call('get_password_list')
+        result = world.session(**asking(first, second)).call('get_password_list')
     assert result.credentials == [PASSWORD]
     warning, information = result.lines
     assert warning.startswith('WARNING ' + line)
@@ -527,8 +528,8 @@ def client():
         log = []
         made.append(tpamclient.TpamClient(dict({
             'servers': [('localhost', server.port) for server in servers], 'path': '/RPC2', 'method_prefix': '',
-            'credential': ('sps', API_PASSWORD), 'connect_timeout': 2, 'proxy': None, 'tls': tls}, **options),
-            tpamerrors.Deadline(options.get('timeout', 10)), log.append))
+            'credential': ('sps', API_PASSWORD), 'connect_timeout': 60, 'proxy': None, 'tls': tls}, **options),
+            tpamerrors.Deadline(options.get('timeout', 60)), log.append))
         made[-1].log = log
         return made[-1]
     yield make_client
@@ -544,7 +545,7 @@ ONCE = {
     'RetrieveKey': lambda client: client.retrieve_key(RequestID=1001),
 }
 LOST = ['close_before_answer', 'half_answer', 'status_500_html', 'status_502', 'status_503', 'status_504', 'json',
-        'status_204', 'no_answer']
+        'status_204']
 
 
 @pytest.mark.parametrize('behaviour', LOST)
@@ -552,10 +553,27 @@ LOST = ['close_before_answer', 'half_answer', 'status_500_html', 'status_502', '
 def test_a_call_that_changes_something_is_never_sent_again_and_its_outcome_is_unknown(client, command, behaviour):
     with bad_server.serve(behaviour, make.path('good')) as first, bad_server.serve('good', make.path('good')) as second:
         with pytest.raises(tpamerrors.TpamOutcomeUnknown) as caught:
-            ONCE[command](client(first, second, timeout=0.3 if behaviour == 'no_answer' else 10))
+            ONCE[command](client(first, second))
     assert 'whether the call was carried out is unknown' in caught.value.message
     assert caught.value.details['server'] == 'localhost:%d' % first.port
     assert (len(first.requests), second.connections) == (1, 0)
+
+
+def at_once(function, names):
+    """What a function that does little but wait gives for each of these names, by name. They are tried all at once."""
+    pool = multiprocessing.pool.ThreadPool(len(names))
+    try:
+        return dict(zip(names, pool.map(function, names, 1)))
+    finally:
+        pool.terminate()
+
+
+def test_the_outcome_of_a_call_that_changes_something_is_unknown_if_it_is_not_answered_in_time(client):
+    def attempt(command):
+        with bad_server.serve('no_answer', make.path('good')) as first, bad_server.serve('good') as second:
+            pytest.raises(tpamerrors.TpamOutcomeUnknown, ONCE[command], client(first, second, timeout=5))
+            return len(first.requests), second.connections
+    assert at_once(attempt, ONCE) == dict.fromkeys(ONCE, (1, 0))
 
 
 @pytest.mark.parametrize('command', sorted(ONCE))
@@ -630,10 +648,19 @@ def test_a_connection_that_ended_while_idle_is_not_opened_again_to_file_a_reques
 
 
 def test_a_connection_that_is_seen_to_have_ended_is_opened_again_for_any_call(client):
-    with bad_server.serve('close_after_answer', make.path('good')) as server:
+    left = threading.Event()
+
+    def behave(connection):
+        server.requests.append(bad_server.read_request(connection))
+        connection.sendall(GOOD)
+        left.wait(SLACK)
+    server = bad_server.Server(behave, make.path('good'))
+    with server:
         asked = client(server)
         asked.retrieve(RequestID=1001)
-        time.sleep(0.2)
+        left.set()
+        kept, = asked._in_order()
+        assert select.select([kept.connection.sock], [], [], SLACK)[0]
         asked.retrieve(RequestID=1001)
     assert (server.connections, len(server.requests)) == (2, 2)
 
@@ -807,7 +834,7 @@ def test_a_proxy_that_is_not_there_is_an_error_with_its_address(world):
 
 # ---- time ----------------------------------------------------------------------------------------------------------
 
-HOOKS = {}      # those that do nothing but wait: they are tried all at once
+HOOKS = {}      # those that do little but wait: they are tried all at once
 
 
 def hook(function):
@@ -818,42 +845,36 @@ def hook(function):
 
 @pytest.fixture(scope='module', params=PYTHONS)
 def waited(request, plugin_zip, tmpdir_factory):
-    """What came of each of HOOKS on this interpreter, by name: call get()."""
-    world, pool = World(request.param, plugin_zip), multiprocessing.pool.ThreadPool(len(HOOKS))
+    """What came of each of HOOKS on this interpreter, by name."""
+    world = World(request.param, plugin_zip)
     world.serve()
-    try:
-        found = dict((name, pool.apply_async(function, (world, tmpdir_factory.mktemp(name))))
-                     for name, function in HOOKS.items())
-        for each in found.values():
-            each.wait()
-        return found
-    finally:
-        pool.terminate()
-        world.close()
+    directories = dict((name, tmpdir_factory.mktemp(name)) for name in HOOKS)
+    with contextlib.closing(world):
+        return at_once(lambda name: HOOKS[name](world, directories[name]), HOOKS)
 
 
 @hook
 def silent_servers(world, directory):
     with bad_server.serve('silent') as silent:
-        session = world.session(**asking(silent, silent, silent, silent, timeout=2, connect_timeout=1))
+        session = world.session(**asking(silent, silent, silent, silent, timeout=6, connect_timeout=3))
         return session.call('get_password_list'), silent
 
 
 def test_several_servers_that_are_silent_share_the_time_of_the_hook(waited):
-    result, silent = waited['silent_servers'].get()
+    result, silent = waited['silent_servers']
     assert 'TpamTimeout' in result.raised['type']
-    assert result.inside < 3 + SLACK
-    assert silent.connections == 2
+    assert result.inside < 6 + SLACK
+    assert silent.connections in (1, 2)     # 1 if the hook took half of its time to start
 
 
 @hook
 def silent_dns_server(world, directory):
     with FakeDns({SERVICE: None}) as dns_server:
-        return by_srv(world, dns_server, timeout=2)
+        return by_srv(world, dns_server, timeout=3)
 
 
 def test_a_dns_server_that_does_not_answer_is_an_error_in_time(waited):
-    result = waited['silent_dns_server'].get()
+    result = waited['silent_dns_server']
     assert result.raised['type'][0] in ('TpamTimeout', 'TpamUnavailable')
     assert result.inside < 3 + SLACK
 
@@ -867,13 +888,13 @@ def dripping_handshake(connection):
 @hook
 def first_handshake_drips(world, directory):
     with bad_server.Server(dripping_handshake) as first:
-        return world.session(**asking(first, world.server, connect_timeout=1)).call('get_password_list')
+        return world.session(**asking(first, world.server, connect_timeout=5)).call('get_password_list')
 
 
 @hook
 def first_handshake_stops(world, directory):
     with bad_server.serve('half_handshake') as first:
-        return world.session(**asking(first, world.server, connect_timeout=1)).call('get_password_list')
+        return world.session(**asking(first, world.server, connect_timeout=5)).call('get_password_list')
 
 
 HANGING_LOOK_UP = """
@@ -903,30 +924,30 @@ def patched(world, directory, code, **options):
 @hook
 def first_look_up_hangs(world, directory):
     servers = 'tpam.example.test, 127.0.0.1:%d' % world.server.port
-    return patched(world, directory, HANGING_LOOK_UP, server=servers, connect_timeout=1)
+    return patched(world, directory, HANGING_LOOK_UP, server=servers, connect_timeout=5)
 
 
 @pytest.mark.parametrize('name', ['first_handshake_drips', 'first_handshake_stops', 'first_look_up_hangs'])
 def test_a_server_that_is_late_ends_with_connect_timeout_and_the_next_one_is_asked(waited, name):
-    result = waited[name].get()
+    result = waited[name]
     assert result.credentials == [PASSWORD]
     assert "reason='timed out; see [tpam] connect_timeout'" in result.lines[0]
-    assert result.inside < 2 + SLACK
+    assert result.inside < 5 + SLACK
 
 
 @hook
 def look_up_hangs(world, directory):
-    return patched(world, directory, HANGING_LOOK_UP, timeout=1)
+    return patched(world, directory, HANGING_LOOK_UP, timeout=2)
 
 
 @hook
 def something_without_a_time_limit_hangs(world, directory):
-    return patched(world, directory, HANGING_TLS, timeout=1)
+    return patched(world, directory, HANGING_TLS, timeout=2)
 
 
 @pytest.mark.parametrize('name', ['look_up_hangs', 'something_without_a_time_limit_hangs'])
 def test_what_hangs_ends_with_the_hook(waited, name):
-    result = waited[name].get()
+    result = waited[name]
     assert 'TpamTimeout' in result.raised['type']
     assert result.inside < 2 + SLACK
 
@@ -954,7 +975,7 @@ def function(configuration):
 def outside_the_main_thread(behaviour):
     def in_a_thread(world, directory):
         with bad_server.serve(behaviour, make.path('good')) as server:
-            sections = world.sections(**asking(server, timeout=1))
+            sections = world.sections(**asking(server, timeout=3))
             return answers(world.python, IN_A_THREAD, [configuration(**sections)])[0]
     return in_a_thread
 
@@ -965,26 +986,26 @@ HOOKS.update((behaviour, outside_the_main_thread(behaviour)) for behaviour in WI
 
 @pytest.mark.parametrize('behaviour', WITHOUT_ALARM)
 def test_outside_the_main_thread_where_there_is_no_alarm_a_hook_ends_in_time_too(waited, behaviour):
-    raised, seconds = waited[behaviour].get()
+    raised, seconds = waited[behaviour]
     assert raised == ['TpamTimeout']
-    assert 0.9 < seconds < 4    # measured inside: no start-up
+    assert 2.9 < seconds < 3 + SLACK
 
 
 # ---- what is left behind -------------------------------------------------------------------------------------------
 
-@hook
-def killed_in_the_handshake(world, directory):
-    with bad_server.serve('silent') as server:
-        session = world.session(timeout=5, tls={'client_cert': certificate('client')}, environment={
-            'TMPDIR': str(directory)}, **asking(server, timeout=60, connect_timeout=60))
-        return session.call('get_password_list'), server, directory.listdir()
+def test_a_hook_that_is_killed_in_the_middle_of_a_handshake_leaves_no_file_behind(world, tmpdir):
+    pid, directory = tmpdir.join('pid'), tmpdir.mkdir('temporary')
 
-
-def test_a_hook_that_is_killed_in_the_middle_of_a_handshake_leaves_no_file_behind(waited):
-    result, server, left = waited['killed_in_the_handshake'].get()
-    assert result.killed
+    def kill(connection):
+        bad_server.receive(connection)
+        os.kill(int(pid.read()), signal.SIGKILL)
+    with bad_server.Server(kill) as server:
+        played = world.session(tls={'client_cert': certificate('client')}, environment={
+            'TMPDIR': str(directory)}, **asking(server))
+        result = hook_of(played, child(tmpdir, PID % str(pid)), 'get_password_list')
+    assert result.died
     assert server.connections == 1
-    assert left == []
+    assert directory.listdir() == []
 
 
 def test_the_file_with_a_key_can_be_read_by_its_owner_only():
@@ -1030,14 +1051,14 @@ def test_a_signal_has_its_turn_while_a_long_answer_is_parsed():
     def ring(*_):
         raise Late()
     body = b'<methodResponse>' + b'<a/>' * 3000000
-    previous = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    previous = signal.signal(signal.SIGVTALRM, ring)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0.05)   # CPU time
     try:
         with pytest.raises(Late):
             tpamxml.decode_answer(body)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, previous)
 
 
 class Socket(object):
