@@ -22,7 +22,7 @@ from fake_sps import GET_HOOKS, NOTIFICATIONS
 from program import INTERRUPTED, Mistake, say, text_of as text
 from tpamcall import COOKIE_KEY
 
-COMMANDS = ('check', 'run', 'session')
+COMMANDS = ('check', 'server', 'run', 'session')
 HOOKS = tuple(sorted(GET_HOOKS)) + NOTIFICATIONS
 ARGUMENTS = fake_sps.GET_ARGUMENTS + fake_sps.REMOTE_APP_ARGUMENTS
 OF_JSON = ('cookie', 'session_cookie', 'gateway_groups', 'server_port', 'target_port')
@@ -30,6 +30,7 @@ CHECK_TIMEOUT = 3600  # s: each server of the configuration has its own time
 VENV_PYTHON = os.path.join(program.ROOT, '.venv', 'bin', 'python')
 
 USAGE = """%prog check --config FILE
+       %prog server --config FILE --system SYSTEM --account ACCOUNT
        %prog run HOOK --config FILE NAME=VALUE ...
        %prog session --config FILE NAME=VALUE ..."""
 
@@ -40,6 +41,10 @@ MORE = """
 check    Reads the configuration as the plugin does: what is set, what is default,
          all that is wrong. Then contacts each server: DNS, TLS, certificate, log-in,
          and the List* commands that the configuration needs. Changes nothing there.
+server   Checks whether the first server of the configuration keeps to docs/protocol.md. It
+         sends every command about a test account, says before it starts which ones, and
+         prints a table. It submits a request, cancels it, and changes the password only with
+         --changes.
 run      Runs one hook. What it checks out stays checked out; how to give it back is said.
 %(hooks)s
 session  Runs the hooks of a whole session, and gives back at its end.
@@ -76,6 +81,11 @@ def parser():
     found.add_option('--zip', metavar='FILE', help='the plugin (default: built from this checkout)')
     found.add_option('--json', action='store_true', help='print one JSON object, for scripts')
     found.add_option('--show-credentials', action='store_true', help='print the credentials that the hooks return')
+    found.add_option('--system', help='server: the system of the test account')
+    found.add_option('--account', help='server: the test account; its password is retrieved, and not shown')
+    found.add_option('--gateway-user', metavar='NAME', help='server: whose requests and policies are listed')
+    found.add_option('--changes', action='store_true', default=False,
+                     help='server: also send AddPwdRequest, Cancel and ForceReset')
     return found
 
 
@@ -108,7 +118,7 @@ def parsed(argv):
     words = [text(word) for word in words]
     try:
         if not words:
-            raise ValueError(u'say what to do: check, run or session')
+            raise ValueError(u'say what to do: check, server, run or session')
         command, hook = words.pop(0), None
         if command not in COMMANDS:
             raise ValueError(unknown(u'command', command, COMMANDS)
@@ -119,6 +129,8 @@ def parsed(argv):
                 raise ValueError(unknown(u'hook', hook, HOOKS))
         if not options.config:
             raise ValueError(u'--config FILE is missing')
+        if command == 'server' and not (options.system and options.account):
+            raise ValueError(u'server needs a test account: --system SYSTEM --account ACCOUNT')
         return options, command, hook, dict(hook_argument(word) for word in words)
     except ValueError as mistake:
         say(u'%s\nSee --help.' % mistake, sys.stderr)
@@ -161,6 +173,28 @@ def check(options, arguments):
         say(u'NOT READY: %d thing%s to mend' % (len(wrong), u's'[len(wrong) == 1:]) if wrong
             else u'A hook would work. Next: try a whole session (see --help), then upload the zip.')
     return 1 if wrong else 0
+
+
+def check_server(options, arguments):
+    """Check a server against docs/protocol.md -> exit status."""
+    arguments.update(system=text(options.system), account=text(options.account), changes=options.changes)
+    if options.gateway_user:
+        arguments['gateway_username'] = text(options.gateway_user)
+    answer = make_sps(options, timeout=CHECK_TIMEOUT).call('server', arguments, 'check_server.py').answer
+    rows, problems = answer.get('rows', []), answer.get('problems', [u'the check itself failed; please report it'])
+    wrong = [row for row in rows if row['verdict'] == 'WRONG']
+    if answer.get('left'):
+        problems.append(u'a request may still be open, cancel it by hand: ' + answer['left'])
+    keeps = not wrong and not problems
+    if options.json:
+        print(json.dumps({'keeps': keeps, 'rows': rows, 'problems': problems}, indent=1, sort_keys=True))
+        return 0 if keeps else 1
+    for problem in problems:
+        say(u'PROBLEM: ' + problem)
+    say(u'The server keeps to the protocol, as far as these commands show.' if keeps
+        else u'The server does not keep to the protocol: %d wrong. See docs/protocol.md.' % len(wrong) if wrong
+        else u'The check is not complete.')
+    return 0 if keeps else 1
 
 
 class Trial(object):
@@ -273,6 +307,8 @@ def main(argv=None):
     options, command, hook, arguments = parsed(argv)
     if command == 'check':
         return check(options, arguments)
+    if command == 'server':
+        return check_server(options, arguments)
     return Trial(options, arguments).run([hook] if command == 'run' else session_hooks(arguments))
 
 
