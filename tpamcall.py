@@ -276,7 +276,7 @@ class Call(object):
         connection['servers'] = [(host, given or port) for host, given in tpam['server']]
         if tls['enabled']:
             connection['tls'] = tls
-        if proxy['server']:
+        if proxy['enabled'] and proxy['server']:
             connection['proxy'] = dict(proxy, address=(native(proxy['server'][0]), proxy['port']))
         return connection
 

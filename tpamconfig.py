@@ -32,18 +32,39 @@ def read_configuration(configuration):
         sections, options, problems = read_lines(configuration, KNOWN)
     except ValueError as error:
         return settings, [text(error)]
-    for line, section in sections:
-        if section not in OPTIONS:
-            problems.append((line, u'[%s] (line %d): unknown section%s' % (
-                escaped(section), line, _resembling(section, OPTIONS))))
+    _check_sections(sections, problems)
     given, wrong = _set_options(settings, options, problems)
     problems.sort(key=lambda problem: problem[0])
     found = [problem for _, problem in problems]
-    for section, option, sentence in list(_missing(settings)) + list(_misplaced(settings, given)):
+    contradictions = list(_missing(settings, given)) + list(_misplaced(settings, given))
+    for section, option, sentence in contradictions:
         if (section, option) not in wrong:
             line = given.get((section, option))
             found.append(u'%s: %s' % (_place(section, option, line), sentence))
     return settings, found
+
+
+def known_section(name):
+    """Return the name in OPTIONS of a section as it is written, or None if there is none.
+
+    The vendor's plugins write https_proxy as well as https-proxy.
+    """
+    return _SPELLINGS.get(name.replace(u'-', u'_'))
+
+
+def _check_sections(sections, problems):
+    """Add unknown sections, and sections in two spellings, to the problems."""
+    first = {}
+    for line, written in sections:
+        section = known_section(written)
+        if section is None:
+            problems.append((line, u'[%s] (line %d): unknown section%s' % (
+                escaped(written), line, _resembling(written, OPTIONS))))
+            continue
+        earlier, spelling = first.setdefault(section, (line, written))
+        if spelling != written:
+            problems.append((line, u'[%s] (line %d): is in line %d in another spelling; use one of '
+                                   u'them' % (written, line, earlier)))
 
 
 def _set_options(settings, options, problems):
@@ -52,8 +73,9 @@ def _set_options(settings, options, problems):
     Return the options with a value ({(section, option): line}) and the wrong ones (a set).
     """
     first, given, wrong = {}, {}, set()
-    for line, section, option, value in options:
-        if section not in OPTIONS:
+    for line, written, option, value in options:
+        section = known_section(written)
+        if section is None:
             continue
         name = section, option
         try:
@@ -201,26 +223,43 @@ def _is_ipv6(host):
 
 
 PEM_BLOCK = re.compile(u'-----BEGIN ([A-Z0-9 ]+)-----\n(.*?)\n-----END \\1-----', re.S)
+_KINDS = (u'CERTIFICATE', u'PRIVATE KEY', u'PUBLIC KEY', u'CERTIFICATE REQUEST',
+          u'TRUSTED CERTIFICATE')
 _ANY_OPTION = re.compile(u'(\\[|(?!subject|issuer|depth)[a-z_-]+\\s*=|.*sha256:)', re.I)
 
 
 def _pem(*kinds):
     """Return a parser of PEM (RFC 7468) with these kinds of block, checked as far as 2.6 can."""
     def parse(value):
+        if value.startswith(u';'):  # also where tpamini found it in front of the option
+            raise ValueError(u'has a ; or # in front of it; remove that')
         around = PEM_BLOCK.sub(u'', value)  # text that openssl writes here is harmless
         blocks = [(re.sub(u'.* PRIVATE KEY\\Z', u'PRIVATE KEY', label), content)
                   for label, content in PEM_BLOCK.findall(value)]
         if _hides_option(value, around):
             raise ValueError(u'has another option behind it that is indented by mistake')
-        if u'-----' in around or set(kind for kind, _ in blocks) != set(kinds):
-            raise ValueError(u'must be PEM: %s' % u' and '.join(
-                [u'-----BEGIN %s----- …' % kind for kind in kinds]))
+        _check_kinds([kind for kind, _ in blocks], kinds, is_whole=u'-----' not in around)
         if u'ENCRYPTED' in value:
             raise ValueError(u'must hold an unencrypted key: nobody can type a pass phrase here')
         for kind, content in blocks:
             _check_block(kind, content)
         return value
     return parse
+
+
+def _check_kinds(found, kinds, is_whole):
+    """Check which kinds of block a PEM has. is_whole: whether all of it is blocks that end."""
+    wanted = u' and '.join([u'-----BEGIN %s----- …' % kind for kind in kinds])
+    if not found or not is_whole:
+        raise ValueError(u'must be PEM: %s' % wanted)
+    for kind in _KINDS:
+        if kind in found and kind not in kinds:
+            raise ValueError(u'holds a %s; it must be PEM: %s' % (kind, wanted))
+    for kind in kinds:
+        if kind not in found:
+            raise ValueError(u'holds no %s; it must be PEM: %s' % (kind, wanted))
+    if set(found) != set(kinds):
+        raise ValueError(u'must be PEM: %s' % wanted)
 
 
 def _hides_option(value, around):
@@ -283,6 +322,7 @@ OPTIONS = {
         'protocol': (_choice(u'tlsv1', u'negotiate'), u'tlsv1'),
     },
     'https-proxy': {
+        'enabled': (_yes_no, True),
         'server': _may_be_empty(_server, None),
         'port': _may_be_empty(_number(1, 65535), 3128),
         'username': (text, u''), 'password': (text, u''),
@@ -296,6 +336,7 @@ OPTIONS = {
     },
     'logging': {'log_level': (_choice(*LOG_LEVELS), u'info')},
 }
+_SPELLINGS = dict((section.replace('-', '_'), section) for section in OPTIONS)
 KNOWN = frozenset(option for options in OPTIONS.values() for option in options)
 _OF_SEVERAL_LINES = (('tls', 'ca_cert'), ('tls', 'client_cert'))
 
@@ -307,8 +348,9 @@ _OF_SEVERAL_LINES = (('tls', 'ca_cert'), ('tls', 'client_cert'))
 _OF_REQUESTS = ('access_policy', 'approval_timeout', 'poll_interval', 'release_duration')
 
 
-def _missing(settings):
-    """Generate (section, option, sentence) for each option that others require."""
+def _missing(settings, given):
+    """Generate (section, option, sentence) for each option that others require. given: {(section,
+    option): line} of the options with a value."""
     tpam, tls, proxy = settings['tpam'], settings['tls'], settings['https-proxy']
     keys, force_reset = settings['private_keys'], settings['check-in']['force_reset']
     explicit = tpam['use_credential'] == u'explicit'
@@ -336,13 +378,14 @@ def _missing(settings):
         yield 'private_keys', 'account_suffix', (
             u'missing; with command=Retrieve and force_reset=yes, keys that are stored as '
             u'passwords would be overwritten')
-    if not proxy['server'] and (proxy['username'] or proxy['password']):
-        yield 'https-proxy', 'server', u'missing; there is a username or password for it'
+    if proxy['enabled'] and not proxy['server'] and (
+            ('https-proxy', 'enabled') in given or proxy['username'] or proxy['password']):
+        yield 'https-proxy', 'server', u'missing; enabled=yes, or a username or password for it'
 
 
 def _misplaced(settings, given):
-    """Generate (section, option, sentence) for each option that contradicts another. given:
-    {(section, option): line} of the options with a value."""
+    """Generate (section, option, sentence) for each option that contradicts another. given: see
+    _missing()."""
     tpam, proxy = settings['tpam'], settings['https-proxy']
     checks_in = tpam['authorization'] == u'request' or settings['check-in']['force_reset']
     if tpam['use_credential'] == u'gateway' and checks_in:

@@ -16,6 +16,10 @@ _OPTION = re.compile(u'([^ \\t:=][^:=]*)[:=](.*)', re.S)
 # From the line of BEGIN to END, with neither a section nor another BEGIN in between
 _PASTED_PEM = re.compile(u'^(?![;#]).*-----BEGIN [^-\n]*-----[ \\t]*\n'
                          u'(?:(?!\\[|.*-----BEGIN ).*\n)*?[ \\t]*-----END ', re.M)
+# A PEM whose option is still a comment, as in default.cfg, and whose base64 is not
+_COMMENTED_PEM = re.compile(u'^[;#][ \\t]*([^ \\t\\n:=][^\\n:=]*)[:=]'
+                            u'([ \\t]*\\n?[ \\t]*-----BEGIN [^-\\n]*-----[ \\t]*\\n'
+                            u'(?=[ \\t\\n]*[A-Za-z0-9+/]{16}))', re.M)
 
 
 def read_lines(configuration, known):
@@ -55,7 +59,17 @@ def _lines(configuration, known):
         except UnicodeDecodeError:
             raise ValueError(u'The configuration is not UTF-8 text')
     written = re.sub(u'\r\n?', u'\n', written.lstrip(u'\ufeff'))
+    written = _COMMENTED_PEM.sub(lambda found: _uncommented(found, known), written)
     return _PASTED_PEM.sub(lambda pem: _indented(pem.group(), known), written).split(u'\n')
+
+
+def _uncommented(found, known):
+    """Give an option that is a comment, and whose PEM is not, the value `;`, which no PEM begins
+    with: the option is wrong, and the lines of the PEM belong to it."""
+    name, pem = found.groups()
+    if folded(name.rstrip(_WHITE)) not in known:
+        return found.group()
+    return u'%s=;%s' % (name, pem)
 
 
 def _indented(pem, known):

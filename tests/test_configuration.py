@@ -22,6 +22,7 @@ SERVER = ('must be host, host:port, [ipv6]:port or srv:name, without https:// an
 STORE = ('$ means a store of the Python 3 environment, which this plugin does not have; write the value '
          'itself')
 NO_PEM = 'must be PEM: -----BEGIN %s----- …'
+CERTIFICATE_AND_KEY = 'CERTIFICATE----- … and -----BEGIN PRIVATE KEY'
 ENCRYPTED = 'must hold an unencrypted key: nobody can type a pass phrase here'
 
 
@@ -114,7 +115,6 @@ def test_a_pin_or_no_tls_stand_in_for_the_ca():
 @pytest.mark.parametrize('text, problem', [
     ('[tpma]\nserver=x', '[tpma] (line %d): unknown section; did you mean tpam?'),
     ('[TPAM]\nserver=x', '[TPAM] (line %d): unknown section; did you mean tpam?'),
-    ('[check_in]', '[check_in] (line %d): unknown section; did you mean check-in?'),
     ('[https proxy]', '[https proxy] (line %d): unknown section; did you mean https-proxy?'),
     ("[it's\x1b[2J]", "[it\\'s\\x1b[2J] (line %d): unknown section; known: account, check-in, check-in-trigger, "
                       'domain_asset_mapping, https-proxy, logging, private_keys, request, tls, tpam'),
@@ -138,6 +138,61 @@ def test_an_unknown_section_is_told_which_known_one_it_resembles(text, problem):
 def test_an_unknown_option_is_told_which_known_one_it_resembles(text, problem):
     working = configuration(**whole())
     assert problems_of(working + text + '\n') == [problem % (working.count('\n') + 2)]
+
+
+# ---- sections in the spellings of the vendor's plugins
+
+def respelled(text):
+    """The same configuration, with the other of - and _ in each name of a section."""
+    return re.sub(r'(?m)^\[.*\]', lambda name: name.group().translate({ord('-'): '_', ord('_'): '-'}), text)
+
+
+def test_a_section_may_be_written_with_hyphens_or_underscores():
+    text = configuration(**whole(
+        https_proxy={'server': 'proxy'}, check_in_trigger={'rdp': 'authentication-completed'},
+        check_in={'force_reset': 'yes'}, domain_asset_mapping={'example.com': 'DC'}, private_keys={'enabled': 'no'}))
+    assert '[https_proxy]' in respelled(text) and '[private-keys]' in respelled(text)
+    assert settings_of(respelled(text)) == settings_of(text)
+    assert settings_of(text)['https-proxy']['server'] == ('proxy', None)
+
+
+def test_a_mistake_in_a_section_of_another_spelling_is_told_its_line():
+    working = configuration(**whole())
+    assert problems_of(working + '[https_proxy]\nserver=x\nport=0\n') == [
+        '[https-proxy] port (line %d): %s' % (working.count('\n') + 3, whole_number(1, 65535))]
+
+
+@pytest.mark.parametrize('first, second', [
+    ('https-proxy', 'https_proxy'), ('check_in_trigger', 'check-in-trigger'), ('private-keys', 'private_keys')])
+def test_a_section_in_both_spellings_is_refused(first, second):
+    working = configuration(**whole())
+    line = working.count('\n') + 1
+    assert problems_of(working + '[%s]\n[%s]\n[%s]\n' % (first, first, second)) == [
+        '[%s] (line %d): is in line %d in another spelling; use one of them' % (second, line + 2, line)]
+
+
+def test_a_section_in_both_spellings_gives_nobody_a_credential(world):
+    text = configuration(**world.sections()) + '[check-in]\nforce_reset=no\n[check_in]\nforce_reset=yes\n'
+    result = world.session(text=text).call('get_password_list')
+    assert 'in another spelling' in result.raised['message']
+    assert world.server.connections == 0
+
+
+# ---- a proxy that is switched off
+
+def test_a_proxy_that_is_not_enabled_is_not_used(world):
+    proxy = {'enabled': 'no', 'server': '127.0.0.1', 'port': '1', 'username': 'x', 'password': 'proxy-password'}
+    assert world.session(https_proxy=proxy).call('get_password_list').credentials == [PASSWORD]
+
+
+def test_a_proxy_that_is_not_enabled_needs_no_server_and_may_have_one():
+    for given_too in ({}, {'server': 'proxy'}, {'username': 'x', 'password': 'y'}):
+        assert problems_of(configuration(**whole(https_proxy=dict(given_too, enabled='no')))) == []
+
+
+def test_a_proxy_that_is_enabled_needs_a_server():
+    assert option_problems('https_proxy', 'enabled', 'yes') == [
+        '[https-proxy] server: missing; enabled=yes, or a username or password for it']
 
 
 # ---- what has a wrong value
@@ -182,6 +237,7 @@ WRONG = [
     ('tls', 'check_host_name', ['no way'], YES_NO),
     ('tls', 'protocol', ['sslv3', 'tlsv1.2'], ONE_OF + 'tlsv1, negotiate'),
     ('tls', 'server_fingerprint', ['sha1:' + 40 * 'a', 64 * 'a', 'sha256:' + 63 * 'a', 'sha256:' + 64 * 'g'], HEX),
+    ('https_proxy', 'enabled', ['off'], YES_NO),
     ('check_in_trigger', 'default', ['never'], TRIGGERS),
     ('check_in_trigger', 'rdp', ['session_ended'], TRIGGERS),
     ('check_in', 'force_reset', ['always'], YES_NO),
@@ -191,10 +247,14 @@ WRONG = [
     ('tpam', 'use_credential', ['expl\u0130cit'], ONE_OF + 'explicit, gateway'),
     ('tpam', 'system_name_resolver', ['\u0130p'], RESOLVERS),
     ('logging', 'log_level', ['trace', '10'], ONE_OF + 'debug, info, warning, error, critical'),
-    ('tls', 'ca_cert', ['/etc/ssl/ca.pem', 'MIIC', CA.replace('-----END', '----END'), KEY, CLIENT,
-                        CA.replace('CERTIFICATE', 'TRUSTED CERTIFICATE')], NO_PEM % 'CERTIFICATE'),
-    ('tls', 'client_cert', [CA, KEY, CA + 'and -----BEGIN'],
-     NO_PEM % 'CERTIFICATE----- … and -----BEGIN PRIVATE KEY'),
+    ('tls', 'ca_cert', ['/etc/ssl/ca.pem', 'MIIC', CA.replace('-----END', '----END')], NO_PEM % 'CERTIFICATE'),
+    ('tls', 'ca_cert', [KEY, CLIENT, CA + KEY], 'holds a PRIVATE KEY; it ' + NO_PEM % 'CERTIFICATE'),
+    ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'PUBLIC KEY')], 'holds a PUBLIC KEY; it ' + NO_PEM % 'CERTIFICATE'),
+    ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'TRUSTED CERTIFICATE')],
+     'holds a TRUSTED CERTIFICATE; it ' + NO_PEM % 'CERTIFICATE'),
+    ('tls', 'client_cert', ['x', CA + 'and -----BEGIN'], NO_PEM % CERTIFICATE_AND_KEY),
+    ('tls', 'client_cert', [CA, CA + CA], 'holds no PRIVATE KEY; it ' + NO_PEM % CERTIFICATE_AND_KEY),
+    ('tls', 'client_cert', [KEY], 'holds no CERTIFICATE; it ' + NO_PEM % CERTIFICATE_AND_KEY),
     ('tls', 'ca_cert', [CA.replace('MII', 'MIX', 1), CA[:60] + CA[70:], CA.replace(CA.split('\n')[5] + '\n', ''),
                         CA + '-----BEGIN CERTIFICATE-----\n====\n-----END CERTIFICATE-----'],
      'holds a damaged CERTIFICATE: paste it again'),
@@ -258,7 +318,7 @@ def test_a_line_that_was_indented_by_mistake_is_told_so_and_not_repeated():
     ({'https_proxy': {'server': 'srv:_proxy._tcp.example.com'}},
      ['[https-proxy] server (line …): must be a host name or an address alone; its port is the option port']),
     ({'https_proxy': {'username': 'x', 'password': 'y'}},
-     ['[https-proxy] server: missing; there is a username or password for it']),
+     ['[https-proxy] server: missing; enabled=yes, or a username or password for it']),
 ])
 def test_options_that_contradict_one_another_are_named(sections, problems):
     text = configuration(**whole(**sections))
@@ -605,6 +665,34 @@ def test_several_pasted_certificates_are_one_value():
 def test_the_lines_behind_a_pem_are_numbered_as_they_are_written():
     text = '[tls]\nca_cert=' + CA.replace('\n', '\n\n') + 'protocol=x\n'
     assert '[tls] protocol (line %d): must be one of tlsv1, negotiate' % text.count('\n') in problems_of(text)
+
+
+# ---- PEM that is still commented out, as in default.cfg
+
+COMMENTED = 'has a ; or # in front of it; remove that'
+
+
+@pytest.mark.parametrize('front', ['; ', ';', '# ', '#\t'])
+@pytest.mark.parametrize('begin', ['ca_cert=', 'ca_cert = ', 'ca_cert=\n', 'CA_cert: '])
+def test_a_comment_in_front_of_a_pasted_pem_is_named_and_nothing_else(front, begin):
+    text = configuration(**whole(tls={'ca_cert': None})) + '[tls]\n' + front + begin + CA + 'check_host_name=no\n'
+    line = text[:text.lower().index('ca_cert')].count('\n') + 1
+    assert problems_of(text) == ['[tls] ca_cert (line %d): %s' % (line, COMMENTED)]
+    assert tpamconfig.read_configuration(text)[0]['tls']['check_host_name'] is False
+
+
+def test_a_comment_in_front_of_a_key_shows_no_line_of_it():
+    for indent in ('', ' '):
+        text = configuration(**whole()) + '[tls]\n; client_cert=' + CLIENT.replace('\n', '\n' + indent)
+        problem, = problems_of(text)
+        assert problem.startswith('[tls] client_cert (line ') and problem.endswith(COMMENTED)
+
+
+def test_a_pem_that_is_a_comment_in_all_of_its_lines_is_a_comment():
+    for front in ('; ', '#'):
+        text = configuration(**whole()) + '[tls]\n%sclient_cert=' % front + CLIENT.strip().replace('\n', '\n' + front)
+        assert settings_of(text + '\ncheck_host_name=no\n')['tls']['check_host_name'] is False
+    assert settings_of(configuration(**whole()) + '; client_cert=-----BEGIN CERTIFICATE----- and so on\n')
 
 
 DAMAGED = {

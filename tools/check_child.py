@@ -19,7 +19,7 @@ import tpamtransport  # noqa: E402
 from tpamcall import Call  # noqa: E402
 from tpamcert import certificate  # noqa: E402
 from tpamerrors import Deadline, TpamError, TpamRefused, describe, escaped, text  # noqa: E402
-from tpamconfig import KNOWN, PEM_BLOCK, read_configuration  # noqa: E402
+from tpamconfig import KNOWN, PEM_BLOCK, known_section, read_configuration  # noqa: E402
 from tpamini import read_lines  # noqa: E402
 
 SOON = 30 * 24 * 3600  # s: a certificate that expires within this time gets a note
@@ -87,7 +87,7 @@ def check_configuration(configuration, findings):
         _, options, _ = read_lines(configuration, KNOWN)
     except ValueError:  # not UTF-8, as `problems` says: nothing was read
         settings, options = {}, []
-    given = set((section, option) for _, section, option, value in options if value)
+    given = set((known_section(section), option) for _, section, option, value in options if value)
     wrong = [re.sub(u' \\(line [0-9]+\\)\\Z', u'', problem.partition(u':')[0]) for problem in problems]
     for section in sorted(settings):
         for option in sorted(settings[section]):
