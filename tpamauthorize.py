@@ -75,10 +75,13 @@ AUTHORIZATIONS = {
 
 
 def _required_user(call):
-    """Return the bare name of the gateway user. Raises TpamRefused without one: an empty name is
-    omitted from the query, which would then match every user."""
+    """Return the bare name of the gateway user. Raises TpamRefused without one, and for a wildcard:
+    the query would match other users, or, since an empty name is omitted, every user."""
     name = call.gateway_user.name
-    if not name or u'*' in name:
+    if u'*' in name:
+        raise TpamRefused(u'the name of the gateway user contains a *, which means any text to the '
+                          u'server', user=call.gateway_user.identity)
+    if not name:
         raise TpamRefused(u'SPS passed no name of a gateway user; have the gateway authenticate '
                           u'its users')
     return name

@@ -170,7 +170,7 @@ class Alarm(object):
         self._previous.setdefault(number, previous)
 
     def _ring_now(self, signum, frame):
-        self._cause = {'signal': u'SIGTERM'}
+        self._cause = {'signal': u'SIGINT' if signum == signal.SIGINT else u'SIGTERM'}
         signal.setitimer(signal.ITIMER_REAL, 0.001, 0.5)
 
     def _ring(self, signum, frame):

@@ -8,6 +8,7 @@ where it uses them, so that a hook that asks no server does not load them.
 """
 import binascii
 import re
+import time
 
 from tpamerrors import native, text
 
@@ -184,6 +185,29 @@ def _alternative_names(optional):
                 raise ValueError('an extension twice')
             found = _elements(_elements(parts[-1][1])[0][1])
     return found
+
+
+# ---- words for the log ---------------------------------------------------------------------------
+
+def shown(peer):
+    """Return the fields of a log line about a certificate, {} for None."""
+    if peer is None:
+        return {}
+    names = ('subject', 'issuer', 'not_before', 'not_after', 'sha256')
+    return dict((name, peer[name]) for name in names)
+
+
+def tls_remedy(peer):
+    """Return the remedy for a failed handshake. peer: certificate of the server, or None."""
+    now = text(time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime()))
+    if peer is None:
+        return u'is this a TLS port, and does the server want another client_cert or protocol?'
+    if now > peer['not_after']:
+        return u'the certificate has expired: renew it on the server'
+    if now < peer['not_before']:
+        return u'the certificate is not yet valid: check the clocks'
+    return (u'if the certificate is right, put the CA that issued it into [tls] ca_cert; else '
+            u'check client_cert')
 
 
 # ---- whom a certificate is for -------------------------------------------------------------------

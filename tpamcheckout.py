@@ -300,8 +300,7 @@ def _settle(call, checkout):
 def _cancel(call, checkout):
     """Cancel a request, and return whether it is closed now: False if there was none."""
     if checkout['request'] is None and not _find(call, checkout):
-        if not checkout.get('resubmitted'):
-            _give_up_search(call, checkout)
+        _give_up_search(call, checkout)
         return False
     if checkout.get('tried') and _closed_row(call, checkout):
         call.log('info', u'The request was already closed', **about(checkout))
@@ -327,6 +326,10 @@ def _give_up_search(call, checkout):
     """Log that a request was not found. Raises TpamOutcomeUnknown in the hook that submitted it,
     because the server may still be carrying out the call."""
     notes = notes_of(call, _user_of(call, checkout))
+    if checkout.get('resubmitted'):
+        call.log('info', u'The first submission of the request was not carried out', notes=notes,
+                 **about(checkout))
+        return
     if not call.is_known(checkout):
         raise TpamOutcomeUnknown(
             u'It is unknown whether a request was submitted; look for its notes', notes=notes)

@@ -63,11 +63,14 @@ class TpamConnectionEnded(TpamOutcomeUnknown):
 
 
 class TpamTimeout(TpamError):
-    """The time of the whole hook is over. details say what the hook was waiting for."""
+    """The time of the whole hook is over, or a signal ended it. details say what the hook was
+    waiting for, and name the signal."""
 
     def __init__(self, **details):
-        TpamError.__init__(self, u'Time is over; see [tpam] timeout, and why the server is slow',
-                           **details)
+        message = u'Time is over; see [tpam] timeout, and why the server is slow'
+        if 'signal' in details:
+            message = u'A signal ended the hook'
+        TpamError.__init__(self, message, **details)
 
 
 class BadAnswer(ValueError):

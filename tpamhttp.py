@@ -212,3 +212,16 @@ def reason_of(error):
 def status_text(code):
     """Return u'401 Unauthorized' for 401. The words of the server could repeat what it was sent."""
     return u'%d %s' % (code, text(httplib.responses.get(code)))
+
+
+SEE_SERVER = u'see the log of the server'
+WITHOUT_TLS = u'; is this a TLS port? then set [tls] enabled=yes'  # it sends an alert, or 400
+_REMEDIES = {401: u'check [tpam] username and password', 404: u'check [tpam] path',
+             403: u'check what this user may do, and client_cert'}
+
+
+def status_remedy(code, has_tls):
+    """Return the remedy for an HTTP status."""
+    if code == 400 and not has_tls:
+        return SEE_SERVER + WITHOUT_TLS
+    return _REMEDIES.get(code, SEE_SERVER)

@@ -155,7 +155,9 @@ def find_system(call, target):
         if resolver == u'tpam' or is_last or _listed(call, 'SystemName', name):
             return name
     raise TpamRefused(u'no name of the system was found', address=target.address,
-                      host_name=target.host_name, system_name_resolver=u', '.join(resolvers))
+                      host_name=target.host_name, system_name_resolver=u', '.join(resolvers),
+                      remedy=u'check that the server lists a system with this address or name to '
+                             u'the API user, or choose another [tpam] system_name_resolver')
 
 
 def _listed(call, option, value):

@@ -12,13 +12,14 @@ import ssl
 import struct
 import tempfile
 import thread
-import time
 import urllib2
 
-from tpamcert import certificate, fingerprint, matches, names_of, packed_address
+from tpamcert import (certificate, fingerprint, matches, names_of, packed_address, shown,
+                      tls_remedy)
 from tpamerrors import (Deadline, TpamConnectionEnded, TpamError, TpamOutcomeUnknown, TpamRefused,
                         TpamTimeout, TpamUnavailable, basic, native, text)
-from tpamhttp import MAX_HEADERS, Wire, connect, is_readable, post, reason_of, status_text
+from tpamhttp import (MAX_HEADERS, SEE_SERVER, WITHOUT_TLS, Wire, connect, is_readable, post,
+                      reason_of, status_remedy, status_text)
 
 VERSION = '1.1.0'
 USER_AGENT = 'SPS_TPAM_XMLRPC/' + VERSION
@@ -177,12 +178,19 @@ class Connection(object):
             if self._proxy and self._tls:
                 self.sock = self._wrap(pem_files)
         except ssl.SSLError as error:  # before the handshake: the files are wrong
-            raise TpamError(u'[tls] ca_cert or client_cert cannot be loaded',
-                            remedy=u'client_cert takes a certificate and its unencrypted key',
-                            reason=reason_of(error))
+            raise self._unloadable(reason_of(error))
         finally:
             for pem_file in pem_files:
                 pem_file.close()
+
+    def _unloadable(self, reason):
+        """Return the error for PEM that OpenSSL does not load."""
+        ca_cert = self._tls['ca_cert']
+        if ca_cert and not _is_loadable(ca_cert, self.sock):
+            return TpamError(u'[tls] ca_cert cannot be loaded', reason=reason,
+                             remedy=u'paste the CA certificates of the server again')
+        return TpamError(u'[tls] client_cert cannot be loaded', reason=reason,
+                         remedy=u'paste a certificate and the unencrypted key that belongs to it')
 
     def _tunnel(self, limit):
         """Ask the proxy to connect to the server."""
@@ -229,7 +237,7 @@ class Connection(object):
             if self._verify:
                 seen = self._look(limit)
             raise TpamUnavailable(u'TLS cannot be set up with the server', server=self.name,
-                                  reason=reason, remedy=_tls_remedy(seen), **_shown(seen))
+                                  reason=reason, remedy=tls_remedy(seen), **shown(seen))
 
     def _check_tls(self):
         """Read the certificate and check the cipher after the handshake. Return None, or why they
@@ -260,7 +268,7 @@ class Connection(object):
             raise TpamError(
                 u'The certificate of the server is not the pinned one', server=self.name,
                 remedy=u'find out why it changed; if that was meant, put its SHA-256 into [tls] '
-                       u'server_fingerprint', **_shown(self.peer))
+                       u'server_fingerprint', **shown(self.peer))
         if not self._tls['ca_cert']:  # the configuration then requires a pin
             return
         if not self._tls['check_host_name']:
@@ -270,7 +278,7 @@ class Connection(object):
                 u'The certificate of the server is for another name', server=self.name,
                 names=u', '.join(names_of(self.peer)),
                 remedy=u'name the server in [tpam] server as its certificate does',
-                **_shown(self.peer))
+                **shown(self.peer))
 
 
 def _pem_name(pem, pem_files):
@@ -291,6 +299,19 @@ def _pem_name(pem, pem_files):
     return name
 
 
+def _is_loadable(ca_cert, sock):
+    """Return whether OpenSSL loads this PEM. sock: a socket that is not used any more."""
+    pem_files = []
+    try:
+        ssl.wrap_socket(sock, ca_certs=_pem_name(ca_cert, pem_files), cert_reqs=ssl.CERT_REQUIRED,
+                        do_handshake_on_connect=False).close()
+    except ssl.SSLError:
+        return False
+    finally:
+        pem_files[0].close()
+    return True
+
+
 def _do_handshake(sock, limit):
     """Shake hands step by step. The timeout of the socket would apply to each read, and there may
     be many."""
@@ -308,31 +329,8 @@ def _do_handshake(sock, limit):
             select.select([], [sock], [], limit.left())
 
 
-def _shown(peer):
-    """Return the fields of a log line about a certificate, {} for None."""
-    if peer is None:
-        return {}
-    names = ('subject', 'issuer', 'not_before', 'not_after', 'sha256')
-    return dict((name, peer[name]) for name in names)
-
-
-def _tls_remedy(peer):
-    """Return the remedy for a failed handshake. peer: certificate of the server, or None."""
-    now = text(time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime()))
-    if peer is None:
-        return u'is this a TLS port, and does the server want another client_cert or protocol?'
-    if now > peer['not_after']:
-        return u'the certificate has expired: renew it on the server'
-    if now < peer['not_before']:
-        return u'the certificate is not yet valid: check the clocks'
-    return (u'if the certificate is right, put the CA that issued it into [tls] ca_cert; else '
-            u'check client_cert')
-
-
 # ---- one server ----------------------------------------------------------------------------------
 
-_REMEDIES = {401: u'check [tpam] username and password', 404: u'check [tpam] path',
-             403: u'check what this user may do, and client_cert'}
 _UNKNOWN = u'; whether the call was carried out is unknown'
 
 
@@ -423,8 +421,8 @@ class Server(object):
 
     def _failed_status(self, code, repeatable):
         """Return the error for an HTTP status."""
-        remedy = _REMEDIES.get(code, u'see the log of the server')
-        details = {'server': self.name, 'status': status_text(code), 'remedy': remedy}
+        details = {'server': self.name, 'status': status_text(code),
+                   'remedy': status_remedy(code, self._settings['tls'] is not None)}
         message = u'The server answers with an error'
         if not repeatable and not 300 <= code < 500:
             return TpamOutcomeUnknown(message + _UNKNOWN, **details)
@@ -434,8 +432,10 @@ class Server(object):
 
     def _failed(self, error, wire, repeatable):
         """Return the error for an exception that ended a call."""
-        remedy = u'see the log of the server'
-        if self._settings['tls'] and not wire.received:
+        remedy = SEE_SERVER
+        if not self._settings['tls']:
+            remedy += WITHOUT_TLS
+        elif not wire.received:
             remedy += u'; does it want another client_cert?'  # TLS 1.3 refuses one only now
         details = {'server': self.name, 'reason': reason_of(error), 'remedy': remedy}
         message = u'No usable answer'

@@ -266,6 +266,7 @@ def test_a_list_of_no_rows_is_empty(world, members):
         result = asking(world, server, system_name_resolver='tpam').call('get_password_list')
     assert result.credentials == []
     assert 'no name of the system was found' in result.log
+    assert "remedy='check that the server lists" in result.log
 
 
 # ---- commands that the server does not know

@@ -354,9 +354,13 @@ def test_an_uncertain_request_is_forgotten_after_a_look_up_that_found_none(quick
     assert played.call('get_password_list').credentials == [PASSWORD]
     assert commands(quick, before) == ['ListRequestDetails', 'AddPwdRequest', 'Retrieve']
     assert len([entry for entry in remembered(played)['open'] if entry['request']]) == 1
-    played.call('session_ended')
+    ended = played.call('session_ended')
     assert len(cancelled(quick)) == 1
     assert quick.tpam.active() == []
+    line, = [line for line in ended.lines if 'first submission' in line]
+    assert line.startswith("INFO The first submission of the request was not carried out; account='root'")
+    assert "notes='jdoe,SPS,request,session-1'" in line
+    assert check_in(ended) == 'done'
 
 
 def test_an_uncertain_request_that_turns_up_late_is_checked_in_beside_the_one_in_its_place(quick):
@@ -936,6 +940,8 @@ def test_a_hook_that_is_terminated_while_it_pauses_cancels_its_request(world, tm
     assert not result.died
     assert result.inside < 30  # the time of the hook is 40 s
     assert not result.credentials
+    assert 'a signal ended the hook' in result.log
+    assert 'in time' not in result.log
     assert len(cancelled(world)) == 1
     assert world.tpam.active() == []
 

@@ -494,7 +494,7 @@ PRIVILEGED = {'authorization': 'policy', 'required_policy': 'Privileged'}
 
 
 @pytest.mark.parametrize('mode', [{'authorization': 'approval'}, PRIVILEGED])
-@pytest.mark.parametrize('name', [None, '', '*', 'jd*'])
+@pytest.mark.parametrize('name', [None, ''])
 def test_without_a_gateway_user_nobody_is_asked_about(quick, mode, name):
     """Left out, the option would make the question one about everybody."""
     quick.tpam.add_request('jdoe', 'WEB01', 'root')

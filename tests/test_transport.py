@@ -6,6 +6,7 @@ run end to end, and in this process where an interpreter makes no difference.
 """
 from __future__ import unicode_literals
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -17,7 +18,9 @@ import socket
 import ssl
 import struct
 import subprocess
+import textwrap
 import threading
+import time
 
 import dns.rrset
 import pytest
@@ -694,7 +697,41 @@ def test_a_refused_client_certificate_is_an_error_that_names_the_option_whatever
 def test_a_client_certificate_that_cannot_be_loaded_is_an_error_that_names_the_options(world):
     key = '-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n'
     result = world.session(tls={'client_cert': leaf('client') + key}).call('get_password_list')
-    assert result.raised['message'].startswith('[tls] ca_cert or client_cert cannot be loaded; ')
+    assert result.raised['message'].startswith('[tls] client_cert cannot be loaded; ')
+
+
+def unloadable(pem):
+    """A certificate (PEM) whose names and dates can be read, but whose public key OpenSSL does not accept."""
+    der = base64.b64decode(''.join(pem.strip().split('\n')[1:-1]))
+    damaged = der.replace(b'\x03\x82\x01\x0f\x00', b'\x04\x82\x01\x0f\x00')    # no BIT STRING
+    assert damaged != der
+    lines = textwrap.wrap(base64.b64encode(damaged).decode('ascii'), 64)
+    return '\n'.join(['-----BEGIN CERTIFICATE-----'] + lines + ['-----END CERTIFICATE-----', ''])
+
+
+@pytest.mark.parametrize('client_cert', [None, 'client'])
+def test_a_ca_that_cannot_be_loaded_is_named_and_the_client_certificate_is_not(world, client_cert):
+    result = world.session(tls={'ca_cert': unloadable(certificate('ca')),
+                                'client_cert': client_cert and certificate(client_cert)}).call('get_password_list')
+    assert result.raised['message'].startswith('[tls] ca_cert cannot be loaded; ')
+    assert 'client_cert' not in result.log
+    assert world.server.requests == 0
+
+
+# ---- TLS that is off, where the server has it ----------------------------------------------------------------------
+
+def test_a_tls_port_that_is_asked_without_tls_is_named(world):
+    result = world.session(tls={'enabled': 'no', 'ca_cert': None}).call('get_password_list')
+    assert "is this a TLS port? then set [tls] enabled=yes" in result.raised['message']
+
+
+def test_a_server_that_answers_400_without_tls_may_want_tls(world):
+    with bad_server.Server(lambda connection: (bad_server.read_request(connection), connection.sendall(
+            b'HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n'))) as server:
+        sections = {'tpam': {'server': 'localhost:%d' % server.port}, 'tls': {'enabled': 'no', 'ca_cert': None}}
+        result = world.session(**sections).call('get_password_list')
+    assert "status='400 Bad Request'" in result.raised['message']
+    assert "is this a TLS port? then set [tls] enabled=yes" in result.raised['message']
 
 
 # ---- SRV -----------------------------------------------------------------------------------------------------------

@@ -240,7 +240,9 @@ def test_ctrl_c_withdraws_the_request_that_is_waited_for(world, tool):
     process.send_signal(signal.SIGINT)
     output = rest(process)
     assert process.returncode == 130, output
+    assert "reason='a signal ended the hook before the request was approved'" in output
     assert 'Checked in the request' in output
+    assert 'in time' not in output
     assert world.tpam.active() == []
 
 
