@@ -148,7 +148,7 @@ def get_private_key_list(call):
     except TpamRefused as refusal:
         if not is_unknown_command(refusal):
             raise
-        if refusal.code == UNKNOWN_COMMAND:  # a text may be about this account
+        if has_unknown_code(refusal):  # a text may be about this account
             call.state['keyless'] = digest(call)
         call.log('info', u'The server gives out no private keys',
                  remedy=u'[private_keys] enabled=no saves the call', **about(call.state))
@@ -156,9 +156,14 @@ def get_private_key_list(call):
     return [_checked_key(call, *key) for key in keys]
 
 
+def has_unknown_code(refusal):
+    """Return whether the code of a refusal, a number or text, says that the command is unknown."""
+    return text(refusal.code).strip() == text(UNKNOWN_COMMAND)
+
+
 def is_unknown_command(refusal):
     """Return whether a server refuses a command because it does not know the command."""
-    if refusal.code == UNKNOWN_COMMAND:
+    if has_unknown_code(refusal):
         return True
     return _UNKNOWN_COMMAND.search(refusal.message[:MAX_MATCHED]) is not None
 

@@ -21,7 +21,7 @@ MAX_TEXT = 64 * 1024  # bytes of UTF-8
 MAX_KEYS = 16
 MIN_BITS = 512  # a smaller key is a toy or damaged
 MAX_RSA_BITS = 16384  # the limit of OpenSSH and OpenSSL
-MAX_DSA_BITS = 8192  # keeps the two exponentiations short
+MAX_DSA_BITS = 3072  # the limit of FIPS 186-4; keeps the two exponentiations short
 
 _RSA = 'RSA PRIVATE KEY'
 _DSA = 'DSA PRIVATE KEY'

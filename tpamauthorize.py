@@ -20,6 +20,8 @@ def check_gateway_user(call):
     if not user.name:
         call.log('warning', u'There is no gateway user, so that the credential goes to nobody in '
                             u'particular; set [tpam] require_gateway_user=yes')
+    if u'\ufffd' in user.identity:  # the bytes of another user may read the same
+        raise TpamRefused(u'SPS passed a gateway user whose name is not UTF-8')
     allowed = tpam['gateway_domains']
     if allowed and not user.domains:
         raise TpamRefused(u'SPS passed no domain of the gateway user, and [tpam] gateway_domains '
@@ -117,6 +119,8 @@ def _why(call):
     request, questions = call.settings['request'], call.session_cookie.get('questions')
     ticket = u''
     if isinstance(questions, dict):
-        ticket = text(questions.get(request['ticket_question']))
+        for question, answer in questions.items():  # the names may be str, not ASCII
+            if text(question) == request['ticket_question']:
+                ticket = text(answer)
     return {'ReasonCode': request['reason_code'], 'TicketNumber': ticket,
             'TicketSystemName': request['ticket_system'] if ticket else u''}

@@ -103,13 +103,16 @@ def _fits(name, value, state):
     return value is None or is_text(value) or is_number(value)
 
 
-def _with_text(value):
+def _with_text(value, levels=10):
     """Return a JSON value with strings as text and names as native str. Python 2 may pass either
-    type for both."""
+    type for both. What is nested deeper than this plugin nests becomes None."""
+    if levels == 0:
+        return None
     if isinstance(value, dict):
-        return dict((native(name), _with_text(member)) for name, member in value.items())
+        return dict((native(name), _with_text(member, levels - 1))
+                    for name, member in value.items())
     if isinstance(value, list):
-        return [_with_text(member) for member in value]
+        return [_with_text(member, levels - 1) for member in value]
     return text(value) if is_text(value) else value
 
 
@@ -171,7 +174,8 @@ class Alarm(object):
 
     def _ring_now(self, signum, frame):
         self._cause = {'signal': u'SIGINT' if signum == signal.SIGINT else u'SIGTERM'}
-        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.5)
+        signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
+        self._ring(signum, frame)
 
     def _ring(self, signum, frame):
         while frame is not None:

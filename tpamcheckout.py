@@ -82,13 +82,32 @@ def _submit(call, system, account, why, fresh=False):
     if isinstance(failure, (TpamOutcomeUnknown, TpamTimeout)):
         if not _find_lost(call, checkout, failure):
             return _submit(call, system, account, why, fresh=True)
-    elif failure is not None:  # nothing was submitted
+    elif failure is not None and not _hides_a_request(call, checkout, failure):
         call.forget(checkout)
         return _own_active_request(call, system, account, failure)
     call.log('info', u'Submitted a request', **about(checkout))
     if checkout['pending']:
         _wait(call, checkout)
     return checkout['request']
+
+
+def _hides_a_request(call, checkout, failure):
+    """Return whether a request was submitted all the same, and record it.
+
+    Servers turn every exception into a fault, also one that was raised after the request was added,
+    such as a mail to the approvers that fails. If the look-up fails, the entry stays in the cookie,
+    and the check-in looks again.
+    """
+    if not isinstance(failure, TpamRefused) or not failure.is_fault or _is_scheduled(failure):
+        return False
+    checkout['server'] = call.client().server
+    try:
+        return _find(call, checkout)
+    except TpamError as error:
+        call.log('warning', u'It is unknown whether a request was submitted; the check-in looks '
+                            u'for it', reason=call.line(error.message, **error.fields()),
+                 notes=notes_of(call, checkout['user']), **about(checkout))
+        raise failure
 
 
 def _add(call, checkout, why, fresh):
@@ -194,7 +213,7 @@ def _own_active_request(call, system, account, refusal):
     for everybody. It is checked in only if its notes show that this session submitted it, in a hook
     whose cookie was lost.
     """
-    if u'is already scheduled' not in folded(refusal.message[:MAX_MATCHED]):
+    if not _is_scheduled(refusal):
         raise refusal
     rows = active_requests(call, call.settings['tpam']['username'], system, account)
     if not rows:
@@ -206,6 +225,10 @@ def _own_active_request(call, system, account, refusal):
     if is_of_session(call, rows[0], last_notes(call)):
         call.check_out('Cancel', system, account, request)
     return request
+
+
+def _is_scheduled(refusal):
+    return u'is already scheduled' in folded(refusal.message[:MAX_MATCHED])
 
 
 def _wait(call, checkout):

@@ -9,7 +9,8 @@ import re
 
 from tpamcert import is_in_domain, service_domain
 from tpamerrors import (MAX_ID, MAX_MATCHED, BadAnswer, Deadline, TpamError, TpamOutcomeUnknown,
-                        TpamRefused, TpamTimeout, TpamUnavailable, column, folded, is_text, text)
+                        TpamRefused, TpamTimeout, TpamUnavailable, column, folded, is_number,
+                        is_text, text)
 from tpamtransport import Server, look_up
 from tpamxml import decode_answer, encode_call
 
@@ -82,9 +83,14 @@ class TpamClient(object):
         again: it would submit a second request.
         """
         answer = self.call('AddPwdRequest', options, repeatable=False, resend=False, fresh=fresh)
-        if not 0 < len(text(answer.get('id')).strip()) <= MAX_ID:
+        number = answer.get('id')
+        if is_text(number):
+            number = text(number).strip()
+        elif not is_number(number):
+            number = u''
+        if not 0 < len(text(number)) <= MAX_ID:
             raise TpamOutcomeUnknown(u'The server accepted a request and did not return its id')
-        return answer['id'], answer['message']
+        return number, answer['message']
 
     def get_pwd_request(self, request_id):
         """Return the row of one request, or None if the server does not list it. Raises TpamError
@@ -155,8 +161,8 @@ class TpamClient(object):
                 raise TpamTimeout(**dict(error.details, server=server.name,
                                          waiting_for=server.connection.waiting_for))
             except TpamRefused as refusal:
-                self.server, self.was_sent_twice = server.name, server.was_sent_twice
                 if _REPLICA not in folded(refusal.message[:MAX_MATCHED]):
+                    self._ask_first(server)
                     raise
                 failure = TpamUnavailable(u'The server is a replica', reason=_REPLICA,
                                           server=server.name)
@@ -207,8 +213,9 @@ class TpamClient(object):
         limit = Deadline(self._settings['connect_timeout'], self._deadline)
         try:
             found, refused = service_addresses(host[len(u'srv:'):], is_pinned, limit)
-        except TpamTimeout:
-            raise TpamTimeout(waiting_for=u'the look-up of the name', name=host)
+        except TpamTimeout as error:
+            raise TpamTimeout(**dict(error.details, waiting_for=u'the look-up of the name',
+                                     name=host))
         for failure in refused:
             self._log(failure)
         return found

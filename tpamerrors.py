@@ -9,6 +9,7 @@ import unicodedata
 
 MAX_SHOWN = 500     # characters of one value in a log line
 MAX_ID = 100        # characters of the id of a request
+MAX_NAME = 256      # characters of the name of a system or an account
 MAX_MATCHED = 1000  # characters of a server's text that a pattern is tried on
 
 
@@ -38,12 +39,12 @@ class TpamRefused(TpamError):
     """The server, or our policy, refuses a credential: SPS gets an empty list.
 
     message is in the words of the server or of the plugin; code (int, text or None) is the
-    returnCode or faultCode of the server.
+    returnCode or faultCode of the server; is_fault: whether it came as a fault.
     """
 
-    def __init__(self, message, code=None, remedy=None, **details):
+    def __init__(self, message, code=None, is_fault=False, remedy=None, **details):
         TpamError.__init__(self, message, remedy, **details)
-        self.code = code
+        self.code, self.is_fault = code, is_fault
 
 
 class TpamUnavailable(TpamError):

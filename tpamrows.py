@@ -5,11 +5,15 @@ Python 2.6.5 code.
 """
 import re
 
-from tpamerrors import MAX_MATCHED, column, folded, same_name, text
+from tpamerrors import column, folded, same_name, text
 
 ACTIVE = (u'active/approved',)
 OPEN = ACTIVE + (u'approved', u'pending approval')  # 'approved' starts later
 CLOSED = (u'denied', u'canceled', u'expired')
+
+# Characters that are looked at. To fold long texts in thousands of rows would exceed the deadline.
+_MAX_STATE = 50
+_MAX_NOTES = 300
 
 
 # ---- requests of a user --------------------------------------------------------------------------
@@ -35,7 +39,7 @@ def id_of(row):
 
 def state_of(row, name='Status'):
     """Return the state of a request, folded: one of ACTIVE, OPEN, CLOSED, or another word."""
-    return folded(column(row, name)[:MAX_MATCHED].strip())
+    return folded(column(row, name)[:_MAX_STATE].strip())
 
 
 # ---- the notes by which a request is found again -------------------------------------------------
@@ -79,7 +83,7 @@ def is_of_another_session(call, row):
 
     Servers cut notes, wrap them, and alter what stands between the letters and digits.
     """
-    notes = folded(column(row, 'RequestNotes')[:MAX_MATCHED])
+    notes = folded(column(row, 'RequestNotes')[:_MAX_NOTES])
     _, mark, session = notes.rpartition(folded(_MARK))
     session, ours = _letters(session), _letters(folded(call.session_id))
     return mark != u'' and session not in ours and ours not in session

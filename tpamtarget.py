@@ -6,8 +6,8 @@ Python 2.6.5 code.
 import re
 
 from tpamcert import canonical_address, is_in_domain
-from tpamerrors import (TpamRefused, TpamUnavailable, column, folded, is_text, native, same_name,
-                        text)
+from tpamerrors import (MAX_NAME, TpamRefused, TpamUnavailable, column, folded, is_text, native,
+                        same_name, text)
 from tpamrows import same
 
 MAX_ADDRESSES = 8  # of one host name; the server is asked about each
@@ -235,19 +235,29 @@ def find_account(call, target, account):
     names, key = call.state['names'], digest(call, u'system', target.address, target.host_name,
                                              target.domain, target.gateway_domain)
     if not _are_names(names.get(key), 1):
-        names[key] = [find_system(call, target)]
+        names[key] = _bounded(find_system(call, target))
     system, = names[key]
+    _bounded(account)
     if not call.settings['tpam']['system_maptoreal']:
         return system, account
     key = digest(call, u'account', system, account)
     if not _are_names(names.get(key), 2):
-        names[key] = _real_account(call, system, account)
+        names[key] = _bounded(*_real_account(call, system, account))
     return tuple(names[key])
 
 
 def _are_names(known, count):
     return isinstance(known, list) and len(known) == count and all(
-        is_text(name) and name for name in known)
+        is_text(name) and 0 < len(name) <= MAX_NAME for name in known)
+
+
+def _bounded(*names):
+    """Return names as a list. Raises TpamRefused for a name that is too long to be one: names go
+    into the cookie and are compared with thousands of rows."""
+    if max(len(name) for name in names) > MAX_NAME:
+        raise TpamRefused(u'the name of a system or an account has more than %d characters'
+                          % MAX_NAME)
+    return list(names)
 
 
 def digest(call, *parts):

@@ -80,7 +80,13 @@ def addresses_of(host, port, deadline):
 
 # ---- one connection ------------------------------------------------------------------------------
 
-_TIMED_OUT = u'timed out; see [tpam] connect_timeout'
+def _why_unconnected(error):
+    """Return the reason for a log line. A signal ends the hook instead."""
+    if not isinstance(error, TpamTimeout):
+        return reason_of(error)
+    if 'signal' in error.details:
+        raise error
+    return u'timed out; see [tpam] connect_timeout'
 
 
 class Connection(object):
@@ -130,20 +136,16 @@ class Connection(object):
         addresses, reason = [], u'the name has no address'
         try:
             addresses = addresses_of(host, port, limit)
-        except (EnvironmentError, UnicodeError) as error:  # UnicodeError: Python 3, from IDNA
-            reason = reason_of(error)
-        except TpamTimeout:
-            reason = _TIMED_OUT
+        except (EnvironmentError, UnicodeError, TpamTimeout) as error:  # Unicode: 3.x, from IDNA
+            reason = _why_unconnected(error)
         for number, address in enumerate(addresses):
             self.close()
             try:  # create_connection() would give each address the full timeout
                 share = limit.left() / (len(addresses) - number)
                 self._connect_to(address, Deadline(share))
                 return None
-            except EnvironmentError as error:
-                reason = reason_of(error)
-            except TpamTimeout:
-                reason = _TIMED_OUT
+            except (EnvironmentError, TpamTimeout) as error:
+                reason = _why_unconnected(error)
         details = {'address': u'%s, port %d' % (text(host), port), 'reason': reason}
         if u'timed out' in reason:
             details['waiting_for'] = self.waiting_for
@@ -313,8 +315,7 @@ def _is_loadable(ca_cert, sock):
 
 
 def _do_handshake(sock, limit):
-    """Shake hands step by step. The timeout of the socket would apply to each read, and there may
-    be many."""
+    """Shake hands step by step: the timeout of the socket would apply to each of many reads."""
     sock.setblocking(False)
     while True:
         try:

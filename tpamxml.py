@@ -13,6 +13,7 @@ from lxml import etree
 from tpamerrors import BadAnswer, TpamError, TpamRefused, is_text, native, text
 
 MAX_DEPTH = 16  # levels of structs, and of arrays
+MAX_STRUCTS = 10000  # each row of a list is one
 
 
 # ---- a call --------------------------------------------------------------------------------------
@@ -122,6 +123,7 @@ class _Decoder(object):
 
     def __init__(self):
         self._structs = {}  # struct element -> its dict
+        self._count = 0
         self._names = {}
 
     def response(self, body):
@@ -142,7 +144,7 @@ class _Decoder(object):
         fault = self._value(value)
         if not isinstance(fault, dict) or not is_text(fault.get('faultString')):
             raise BadAnswer('a fault without a faultString')
-        raise TpamRefused(text(fault['faultString']), fault.get('faultCode'))
+        raise TpamRefused(text(fault['faultString']), fault.get('faultCode'), is_fault=True)
 
     def _parse(self, body):
         """Parse an answer, decode its structs, and return the root of what is left of the tree."""
@@ -158,7 +160,11 @@ class _Decoder(object):
                 else:
                     depth -= 1
                     self._structs[element] = self._struct(element)
-                    element.clear()
+                    self._count += 1
+                    if self._count > MAX_STRUCTS:
+                        raise BadAnswer('more than %d structs' % MAX_STRUCTS)
+                    if depth:  # freeing all that was in the outermost one takes lxml minutes
+                        element.clear()
         except etree.XMLSyntaxError:  # the text of lxml can quote the answer
             raise BadAnswer('XML that is not well-formed')
         return events.root

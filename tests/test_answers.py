@@ -449,3 +449,40 @@ def test_a_column_of_megabytes_in_a_list_of_requests_ends_in_time(world, column)
     result = played.call('get_password_list')
     assert not result.killed
     assert result.inside < 5 + SLACK
+
+
+# ---- very many or very long
+
+def test_an_answer_of_very_many_structs_does_not_keep_a_hook_busy(world):
+    rows = array(*['<value><struct/></value>'] * 150000)
+    world.serve()
+    world.server.answer = lambda user, body: response(
+        struct(member('returnCode', '<int>0</int>'), member('message', 'x'), member('rows', rows))).encode('utf-8')
+    with at_most(20):
+        result = world.session().call('get_password_list')
+    assert NO_USABLE_ANSWER in result.raised['message']
+
+
+@pytest.mark.parametrize('length, is_taken', [(256, True), (257, False), (4 * 1024 * 1024, False)])
+def test_the_name_of_a_system_from_the_server_is_taken_up_to_256_characters(quick, length, is_taken):  # noqa: F811
+    quick.tpam.add_system('S' * length, '10.0.0.9')
+    quick.tpam.add_account('S' * length, 'root', PASSWORD)
+    with at_most(10):
+        result = session(quick, {'server_ip': '10.0.0.9'}, tpam={'system_name_resolver': 'tpam'}).call(
+            'get_password_list')
+    assert result.credentials == ([PASSWORD] if is_taken else [])
+    assert len(result.returned['cookie'].__repr__()) < 5000
+
+
+def test_the_name_of_a_real_account_from_the_server_is_not_taken_at_any_length(quick):  # noqa: F811
+    quick.tpam.add_account('WEB01', 'alias', custom1='a' * 257, custom2='WEB01')
+    result = session(quick, {'server_username': 'alias'}, tpam={'system_maptoreal': 'yes'}).call('get_password_list')
+    assert result.credentials == []
+    assert 'more than 256 characters' in result.log
+
+
+def test_a_user_name_of_any_length_is_refused_before_anything_is_sent(quick):  # noqa: F811
+    with at_most(10):
+        result = session(quick, {'server_username': 'x' * 250000}).call('get_password_list')
+    assert result.credentials == []
+    assert quick.tpam.commands() == []

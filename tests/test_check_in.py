@@ -15,6 +15,7 @@ import time
 
 import pytest
 
+import bad_server
 import main
 import tpamauthorize
 import tpamcall
@@ -22,9 +23,9 @@ import tpamcheckout
 import tpamtarget
 import test_policy
 from conftest import API_PASSWORD, PASSWORD, at_most
-from fake_tpam import ACTIVE, PENDING, Refusal
+from fake_tpam import ACTIVE, PENDING, Fault, Refusal
 from test_log import PID, child, hook_of
-from test_policy import BY_REQUEST, OWN_OPEN, approvers, broken, refusing, session, trail
+from test_policy import BY_REQUEST, OWN_OPEN, approvers, broken, lines, refusing, session, trail
 from test_transport import answers
 
 quick = test_policy.quick  # the fixture
@@ -967,6 +968,100 @@ def test_a_hook_that_is_terminated_while_it_waits_for_an_answer_cancels_its_requ
     if command == 'AddPwdRequest':
         assert len(cancelled(world)) == 1
         assert world.tpam.active() == []
+
+
+def test_a_hook_that_is_terminated_during_a_handshake_says_that_a_signal_ended_it(world, tmpdir):
+    pid = tmpdir.join('pid')
+
+    def behave(connection):
+        os.kill(int(pid.read()), signal.SIGTERM)
+        bad_server.keep_open(connection)
+    with bad_server.Server(behave) as server:
+        played = session(world, timeout=90, tpam={
+            'server': 'localhost:%d' % server.port, 'timeout': '40', 'connect_timeout': '30'})
+        result = hook_of(played, child(tmpdir, PID % str(pid)), 'get_password_list')
+    assert 'TpamTimeout' in result.raised['type']
+    assert 'A signal ended the hook' in errors(result)[0]
+    assert 'CRITICAL' not in result.log
+
+
+# ---- a fault that comes after the request was added
+
+def fails_after(world, command, failure):
+    """Have the server carry out a command and then answer with this failure."""
+    work = getattr(world.tpam, 'do_' + command)
+
+    def answer(user, options):
+        work(user, options)
+        raise failure
+    setattr(world.tpam, 'do_' + command, answer)
+
+
+MAIL = Fault(1, "<class 'smtplib.SMTPServerDisconnected'>: connection closed")
+
+
+def test_a_request_that_was_added_before_a_fault_is_used_and_checked_in(world):
+    fails_after(world, 'AddPwdRequest', MAIL)
+    played = session(world, tpam=BY_REQUEST)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    assert world.tpam.commands() == ['AddPwdRequest', 'ListRequestDetails', 'Retrieve']
+    assert check_in(played.call('session_ended')) == 'done'
+    assert world.tpam.active() == []
+
+
+def test_a_fault_that_added_no_request_is_a_refusal(quick):
+    def add_pwd_request(user, options):
+        raise Fault(1, 'User sps is not authorized to add requests')
+    quick.tpam.do_AddPwdRequest = add_pwd_request
+    played = session(quick, tpam=BY_REQUEST)
+    result = played.call('get_password_list')
+    assert result.credentials == []
+    assert "reason='User sps is not authorized to add requests'" in result.log
+    assert check_in(played.call('session_ended')) == 'nothing to check in'
+
+
+def test_a_request_that_may_hide_behind_a_fault_is_looked_for_at_the_check_in(quick):
+    fails_after(quick, 'AddPwdRequest', MAIL)
+    played = session(quick, tpam=BY_REQUEST)
+    with refusing(quick, 'ListRequestDetails'):
+        result = played.call('get_password_list')
+    assert result.credentials == []
+    assert 'It is unknown whether a request was submitted' in result.log
+    assert 'SMTPServerDisconnected' in lines(result)[-1]
+    assert check_in(played.call('session_ended')) == 'done'
+    assert quick.tpam.active() == []
+
+
+@pytest.mark.parametrize('number', [[], {}, None, '', ' ', 'x' * 101])
+def test_an_answer_without_a_usable_id_is_not_taken_for_a_request(quick, number):
+    work = quick.tpam.do_AddPwdRequest
+    quick.tpam.do_AddPwdRequest = lambda user, options: dict(work(user, options), id=number)
+    played = session(quick, tpam=BY_REQUEST)
+    assert played.call('get_password_list').credentials == [PASSWORD]  # found by its notes
+    assert check_in(played.call('session_ended')) == 'done'
+
+
+def test_an_id_is_used_without_the_white_space_around_it(quick):
+    work = quick.tpam.do_AddPwdRequest
+
+    def add_pwd_request(user, options):
+        answer = work(user, options)
+        return dict(answer, id=' %s ' % answer['id'])
+    quick.tpam.do_AddPwdRequest = add_pwd_request
+    played = session(quick, tpam=BY_REQUEST)
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    assert check_in(played.call('session_ended')) == 'done'
+
+
+def test_a_cookie_that_is_nested_too_deeply_is_an_error_and_no_failure(quick):
+    deep = {}
+    for _ in range(400):
+        deep = {'deep': deep}
+    played = session(quick)
+    played.cookie = {KEY: {'open': [deep]}}
+    ended = played.call('session_ended')
+    assert errors(ended, 'cannot be read')
+    assert check_in(ended) == 'unknown'
 
 
 # ---- a configuration that breaks during a session

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 import test_policy
+import tpamauthorize
+import tpamcall
 import tpamerrors
 from conftest import GATEWAY_PASSWORD, PASSWORD
 from fake_dns import FakeDns
@@ -675,3 +677,38 @@ def test_a_printed_policy_that_says_something_else_is_refused(quick, change):
     result = session(quick, tpam=PRIVILEGED).call('get_password_list')
     assert result.credentials == []
     assert quick.tpam.commands() == ['ListAssignedPolicies']
+
+
+# ---- names that are not UTF-8
+
+@pytest.mark.parametrize('mode', ['gateway', 'approval', 'request'])
+@pytest.mark.parametrize('argument', ['gateway_username', 'gateway_domain'])
+def test_a_gateway_user_whose_name_is_not_utf_8_gets_nothing(quick, argument, mode):
+    """jos\\xe9 and jos\\xe8 read the same once their bytes are replaced."""
+    played = session(quick, {argument: 'jos\ufffd'}, tpam={'authorization': mode})
+    result = played.call('get_password_list')
+    assert result.credentials == []
+    assert 'whose name is not UTF-8' in result.log
+    assert quick.tpam.commands() == []
+
+
+def test_bytes_that_are_not_utf_8_show_in_the_identity_of_a_gateway_user():
+    user = tpamcall.GatewayUser({'gateway_username': b'jos\xe9'})
+    assert '\ufffd' in user.identity
+
+
+# ---- the names of questions
+
+def test_a_ticket_is_found_under_a_question_of_either_type_of_string(quick):
+    for question in ('n\xfamero', 'n\xfamero'.encode('utf-8')):
+        call = Asked({'questions': {question: 'T-1'}})
+        assert tpamauthorize._why(call)['TicketNumber'] == 'T-1'
+
+
+class Asked(object):
+    """As much of a Call as the ticket needs."""
+
+    def __init__(self, session_cookie):
+        self.session_cookie = session_cookie
+        self.settings = {'request': {'ticket_question': 'n\xfamero', 'ticket_system': 'Remedy',
+                                     'reason_code': None}}

@@ -24,7 +24,7 @@ SOURCES = {  # module -> what more makes a message there; the reasons of sshkey.
     'tpamcall.py': {'calls': (), 'functions': (), 'names': ()},
     'tpamclient.py': {'calls': (), 'functions': (), 'names': ('reason',)},
     'tpamxml.py': {'calls': (), 'functions': (), 'names': ('reason',)},
-    'tpamtransport.py': {'calls': (), 'functions': ('_check_tls',), 'names': ('reason',)},
+    'tpamtransport.py': {'calls': (), 'functions': ('_check_tls', '_why_unconnected'), 'names': ('reason',)},
     'tpamhttp.py': {'calls': (), 'functions': ('reason_of',), 'names': ('reason',)},
     'tpamerrors.py': {'calls': (), 'functions': (), 'names': ()},
 }

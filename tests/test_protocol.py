@@ -273,8 +273,8 @@ def test_the_fake_takes_each_option_of_the_page():
 
 def options_of(command):
     """The options of a command: the table under its heading that is not about columns, or the sentence."""
-    text = sections()[command]
-    sentence = re.search('Options?: (.*?)\\.(?: |\n)|Option: (.*?);', text)
+    text = ' '.join(sections()[command].split())
+    sentence = re.search('Options?: (.*?)[.;] ', text)
     if sentence:
         return set(name for name in quoted(sentence.group(0)) if NAME.match(name))
     if 'rules are those of `Retrieve`' in text:
@@ -323,7 +323,9 @@ def test_each_way_of_saying_that_a_command_is_unknown_is_understood():
     assert main.is_unknown_command(tpamerrors.TpamRefused(shown[6]))
     alternatives = re.match('\\((.*?)\\)', main._UNKNOWN_COMMAND.pattern).group(1).split('|')
     assert alternatives == shown[:4] and 'within 20 characters' in page()
-    assert main.is_unknown_command(tpamerrors.TpamRefused('', -32601))
+    for code in (-32601, '-32601'):
+        assert main.has_unknown_code(tpamerrors.TpamRefused('', code))
+        assert main.is_unknown_command(tpamerrors.TpamRefused('', code))
 
 
 def test_each_phrase_with_a_remedy_chooses_that_of_its_row_and_the_last_one_counts():
@@ -344,14 +346,17 @@ def test_the_states_are_those_of_the_code():
 
 
 def test_the_limits_are_those_of_the_code():
-    limits = [int(re.match('[0-9,]+', row[1]).group().replace(',', '')) for row in tables('Limits')[0][:9]]
+    limits = [int(re.match('[0-9,]+', row[1]).group().replace(',', '')) for row in tables('Limits')[0][:11]]
     import tpamcheckout
     assert limits[:6] == [tpamhttp.MAX_HEADERS, tpamhttp.MAX_BODY, tpamclient.MAX_CREDENTIAL, tpamerrors.MAX_ID,
                           tpamerrors.MAX_MATCHED, tpamxml.MAX_DEPTH]
-    assert tpamxml._integer('9' * limits[6]) and limits[8] == tpamcheckout.MANY_ROWS
+    assert limits[6:8] == [tpamxml.MAX_STRUCTS, tpamerrors.MAX_NAME]
+    digits, attributes, rows = limits[8:]
+    assert rows == tpamcheckout.MANY_ROWS
+    assert tpamxml._integer('9' * digits)
     with pytest.raises(ValueError):
-        tpamxml._integer('9' * (limits[6] + 1))
-    for length, is_refused in ((limits[7], False), (limits[7] + 1, True)):
+        tpamxml._integer('9' * (digits + 1))
+    for length, is_refused in ((attributes, False), (attributes + 1, True)):
         element = b'<string a="b">' + (length - len('a="b">')) * b'x' + b'</string>'
         assert bool(tpamxml._MANY_ATTRIBUTES.search(element)) == is_refused
 
@@ -359,15 +364,17 @@ def test_the_limits_are_those_of_the_code():
 # ---- statuses
 
 
-def codes_of(cell):
-    """The statuses that a row of the table is about."""
-    found = [int(code) for code in re.findall('\\b[1-5][0-9][0-9]\\b', cell)]
-    return found + [{'3': 302, '4': 418, '5': 505, '2': 204}[digit] for digit in re.findall('([2-5])xx', cell)]
+OTHERS = {'1xx': (101, 102), '2xx': (201, 204), '3xx': (301, 302, 304, 307), '4xx': (400, 407, 408, 413, 418, 429, 431),
+          '5xx': tuple(range(500, 512))}    # of which a row stands for those that no row names
 
 
 def rows_of_statuses():
-    rows = [row for row in tables('Statuses and codes')[0] if re.match('[1-5o]', row[0])]
-    return [(code, row[1]) for row in rows for code in codes_of(row[0]) if code not in (100, 200)]
+    """[(status, effect)]"""
+    rows = [(re.findall('\\b[1-5][0-9x]{2}\\b', row[0]), row[1]) for row in tables('Statuses and codes')[0]]
+    named = dict((int(code), effect) for codes, effect in rows for code in codes if code.isdigit())
+    others = dict((code, effect) for codes, effect in rows for group in codes for code in OTHERS.get(group, ()))
+    others.update(named)
+    return sorted((code, effect) for code, effect in others.items() if code not in (100, 200))
 
 
 @pytest.mark.parametrize('code, effect', rows_of_statuses())

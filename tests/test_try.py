@@ -288,7 +288,7 @@ def test_what_one_hook_leaves_checked_out_is_given_back_by_the_command_that_it_p
     (['run', 'get_pasword_list'], 'did you mean get_password_list'),
     (['session', 'server_user=x'], 'unknown argument server_user; did you mean server_username'),
     (['run', 'session_ended', 'cookie=x'], 'cookie must be JSON'),
-    ([], 'say what to do: check, run or session'),
+    ([], 'say what to do: check, server, run or session'),
 ])
 def test_a_mistake_on_the_command_line_is_answered_with_what_is_known(tool, words, answer):
     status, output = tool.run(*words)

@@ -423,7 +423,7 @@ class ServerCheck(object):
         other = self.system.swapcase()
         self.send(u'ListSystems', {'SystemName': other}, u'the same: names compare without regard to case', judge)
         self.check_empty(u'ListSystems', {'SystemName': NO_NAME})
-        address = column(found['rows'][0], 'NetworkAddress').strip()
+        address = column(found['rows'][0], 'NetworkAddress')
         if address:
             self.send(u'ListSystems', {'NetworkAddress': address}, u'one row, whose NetworkAddress is this', one_row(
                 ('SystemName', 'NetworkAddress'),
@@ -436,11 +436,11 @@ class ServerCheck(object):
 
     def is_system(self, row):
         """Return whether a row is about the system."""
-        return same_name(column(row, 'SystemName').strip(), self.system)
+        return same_name(column(row, 'SystemName'), self.system)
 
     def is_account(self, row):
         """Return whether a row is about the account."""
-        return self.is_system(row) and same_name(column(row, 'AccountName').strip(), self.account)
+        return self.is_system(row) and same_name(column(row, 'AccountName'), self.account)
 
     def check_other_lists(self):
         """Check ListAccounts, ListRequestDetails, ListAssignedPolicies, and GetPwdRequest of an unknown id."""
@@ -459,7 +459,10 @@ class ServerCheck(object):
         self.send(u'ListAssignedPolicies', dict(self.names, UserName=self.user, AllOrEffectiveFlag=u'E',
                                                 PermissionType=u'Pwd'),
                   u'rows of policies, or an empty list',
-                  rows_where(('AccessPolicyName', 'EffectiveFl'), lambda row: True, u''), a_list_without_rows)
+                  rows_where(
+                      ('AccessPolicyName', 'EffectiveFl'),
+                      lambda row: folded(column(row, 'EffectiveFl')) in (u'yes', u'y', u'no', u'n'),
+                      u'an EffectiveFl that is not Yes, Y, No or N'), a_list_without_rows)
         self.send(u'GetPwdRequest', {'RequestID': NO_ID}, u'an empty list, or refused', NO_ROWS, any_refusal)
 
     def check_credentials(self):
@@ -557,7 +560,7 @@ def given(options):
 
 def canonical(address):
     """Return an address, or a name in its place, in the form in which it is compared."""
-    return folded(canonical_address(address.strip()) or address.strip())
+    return folded(canonical_address(address) or address)
 
 
 # ---- the program -----------------------------------------------------------------------------------------------------

@@ -180,7 +180,8 @@ def check_server(options, arguments):
     arguments.update(system=text(options.system), account=text(options.account), changes=options.changes)
     if options.gateway_user:
         arguments['gateway_username'] = text(options.gateway_user)
-    answer = make_sps(options, timeout=CHECK_TIMEOUT).call('server', arguments, 'check_server.py').answer
+    sps = make_sps(options, timeout=CHECK_TIMEOUT, watch=None if options.json else say)
+    answer = sps.call('server', arguments, 'check_server.py').answer
     rows, problems = answer.get('rows', []), answer.get('problems', [u'the check itself failed; please report it'])
     wrong = [row for row in rows if row['verdict'] == 'WRONG']
     if answer.get('left'):
