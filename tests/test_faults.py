@@ -206,10 +206,9 @@ def test_every_failure_is_one_clear_line_and_then_at_most_one_exception_that_say
         if result.raised:
             assert 'TpamError' in result.raised['type'], each.title
             assert line.startswith('ERROR ' + result.raised['message']), each.title
-            assert result.log.index(line) < result.log.index('Traceback'), each.title
         else:
             assert line.startswith("WARNING No credential; account='root', reason='"), each.title
-            assert 'Traceback' not in result.log, each.title
+        assert 'Traceback' not in result.log, each.title
 
 
 def test_no_hook_reports_a_bug_or_something_that_was_left_open(outcomes):

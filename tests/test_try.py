@@ -9,13 +9,15 @@ import re
 import signal
 import subprocess
 import threading
+import zipfile
 
 import pytest
 
 import package
 from bad_server import Port
 from conftest import API_PASSWORD, GATEWAY_PASSWORD, PASSWORD, certificate, configuration
-from fake_tpam import ACTIVE, PENDING
+from fake_tpam import ACTIVE, PENDING, Refusal
+from test_transport import unloadable
 
 PROGRAM = os.path.join(package.ROOT, 'tools', 'try_plugin.py')
 ARGUMENTS = ['server_username=root', 'server_ip=10.0.0.5', 'gateway_username=jdoe']
@@ -69,18 +71,34 @@ def wrong(output):
 
 # ---- check
 
-def test_a_good_configuration_is_ready_and_all_of_it_is_shown(world, tool):
+def test_a_good_configuration_is_ready_and_what_it_sets_is_shown_last(world, tool):
     status, output = tool.run('check')
     assert (status, wrong(output)) == (0, [])
     assert '  set      [tpam] username = sps\n' in output
     assert '  set      [tpam] password = ********\n' in output
     assert '  set      [tls] ca_cert = O=TPAM test, CN=TPAM test CA, until 2049-' in output
-    assert '  default  [tpam] path = /RPC2\n' in output
     assert 'DNS: localhost is 127.0.0.1' in output
     assert re.search('certificate: .*CN=good; issued by .*; for localhost, .*; valid from .* to .*; '
                      'sha256:[0-9a-f]{64}\n', output)
     assert 'ListSystems: answered' in output
-    assert 'A hook would work' in output
+    assert output.index('ListSystems: answered') < output.index('  set  ')
+    assert output.splitlines()[-1].startswith('READY as far as a check can see')
+
+
+def test_the_options_that_are_at_their_default_are_shown_to_who_asks_for_all(tool):
+    default = '  default  [tpam] path = /RPC2'
+    assert default not in tool.run('check')[1]
+    assert default in tool.run('check', '--all')[1]
+    shown = [[finding['status'] for finding in json.loads(tool.run('check', '--json', *words)[1])['findings']]
+             for words in ((), ('--all',))]
+    assert 'default' not in shown[0] and 'default' in shown[1]
+
+
+def test_mistakes_come_before_the_options_that_are_set(tool):
+    tool.configure(tpam={'timeout': '0'})
+    output = tool.run('check')[1]
+    assert 0 < output.index('  WRONG ') < output.index('  set  ')
+    assert output.splitlines()[-1] == 'NOT READY: 1 thing to mend'
 
 
 def test_a_check_without_tls_says_that_there_is_none(world, tool):
@@ -91,11 +109,107 @@ def test_a_check_without_tls_says_that_there_is_none(world, tool):
     assert 'note     TLS is off' in output and 'connected, without TLS' in output
 
 
-def test_a_check_asks_what_the_configuration_needs_and_changes_nothing(world, tool):
-    tool.configure(tpam={'authorization': 'policy', 'required_policy': 'x', 'system_maptoreal': 'yes'})
+POLICY = {'authorization': 'policy', 'required_policy': 'x'}
+
+
+@pytest.mark.parametrize('tpam, commands', [
+    ({}, ['ListSystems']),
+    ({'system_name_resolver': 'hostname'}, []),
+    ({'system_name_resolver': 'dns, hostname'}, ['ListSystems']),
+    ({'system_name_resolver': 'ip', 'system_maptoreal': 'yes'}, ['ListAccounts']),
+    (dict(POLICY, system_maptoreal='yes'), ['ListSystems', 'ListAccounts', 'ListAssignedPolicies']),
+    (dict(POLICY, system_name_resolver='fqdn'), ['ListAssignedPolicies']),
+    ({'system_name_resolver': 'fqdn', 'authorization': 'approval'}, ['ListRequestDetails']),
+    ({'system_name_resolver': 'fqdn', 'authorization': 'request'}, ['ListRequestDetails']),
+])
+def test_a_check_sends_the_list_commands_of_this_configuration_and_no_others(world, tool, tpam, commands):
+    tool.configure(tpam=tpam)
     status, output = tool.run('check', '--json')
     assert status == 0 and json.loads(output)['works'] is True
-    assert world.tpam.commands() == ['ListSystems', 'ListAccounts', 'ListAssignedPolicies']
+    assert world.tpam.commands() == commands
+
+
+def test_a_check_asks_about_the_gateway_user_that_it_is_given(world, tool):
+    tool.configure(tpam={'system_name_resolver': 'fqdn', 'authorization': 'approval'})
+    for words, user in (([], 'sps'), (['gateway_username=CORP\\jdoe'], 'jdoe')):
+        assert tool.run('check', *words)[0] == 0
+        assert world.tpam.audit[-1].options['RequestorName'] == user
+
+
+def test_a_server_without_the_commands_that_no_hook_sends_is_ready_and_the_log_in_is_not_claimed(world, tool):
+    world.tpam.do_ListSystems = None  # it would fail
+    world.tpam.add_user('sps', 'another password')
+    tool.configure(tpam={'system_name_resolver': 'hostname'})
+    status, output = tool.run('check')
+    assert (status, wrong(output)) == (0, [])
+    assert 'note     the log-in is not tried' in output
+    assert world.tpam.commands() == []
+
+
+@pytest.mark.parametrize('resolver, status', [('tpam', 1), ('hostname, tpam', 1), ('tpam, hostname', 0)])
+def test_a_user_who_sees_no_system_is_told_so(world, tool, resolver, status):
+    world.tpam.systems.clear()
+    tool.configure(tpam={'system_name_resolver': resolver})
+    found = tool.run('check')
+    assert found[0] == status
+    assert 'ListSystems: answered, 0 systems visible' in found[1]
+
+
+@pytest.mark.parametrize('section, option, value', [
+    ('request', 'reason_code', '<code>'), ('tpam', 'username', '<API user>'), ('tpam', 'password', '<password>'),
+    ('private_keys', 'account_suffix', '<text, such as _key>'), ('domain_asset_mapping', 'example.com', '<system>')])
+def test_a_placeholder_of_default_cfg_is_refused(world, tool, section, option, value):
+    tool.configure(**{section: {option: value}})
+    status, output = tool.run('check')
+    problem, = wrong(output)
+    assert status == 1
+    assert re.match(r'\[%s\] %s \(line \d+\): is the placeholder of default.cfg' % (section, option), problem)
+    assert world.server.connections == 0
+
+
+def test_a_password_in_angle_brackets_is_a_password(world, tool):
+    world.tpam.add_user('sps', '<Tr0ub4dor>')
+    tool.configure(tpam={'password': '<Tr0ub4dor>'})
+    status, output = tool.run('check')
+    assert (status, wrong(output)) == (0, [])
+    assert 'Tr0ub4dor' not in output
+
+
+@pytest.mark.parametrize('timeout, approval_timeout, seconds', [
+    (60, 120, 50), (60, 30, 30), (20, 120, 15), (290, 290, 280), (60, 0, 0)])
+def test_a_check_says_how_long_an_approver_has(tool, timeout, approval_timeout, seconds):
+    tool.configure(tpam={'authorization': 'request', 'timeout': timeout},
+                   request={'approval_timeout': approval_timeout})
+    assert re.search('  (ok|note) +an approver has %d s' % seconds, tool.run('check')[1])
+
+
+def test_of_the_time_of_an_approver_nothing_is_said_where_no_request_is_submitted(tool):
+    assert 'approver' not in tool.run('check')[1]
+
+
+def test_a_check_says_how_to_try_tls_1_0_by_hand(world, tool):
+    output = tool.run('check')[1]
+    if 'verified by TLSv1.' in output:  # not 2.6, which has nothing else
+        command = re.search('openssl s_client .*', output).group()
+        assert '-connect localhost:%d -tls1 ' % world.server.port in command
+
+
+def test_a_check_names_the_option_of_a_ca_that_cannot_be_loaded(tool):
+    tool.configure(tls={'ca_cert': unloadable(certificate('ca'))})
+    problem, = wrong(tool.run('check')[1])
+    assert '[tls] ca_cert cannot be loaded' in problem and 'client_cert' not in problem
+
+
+def test_a_check_shows_no_password_that_a_server_repeats(world, tool):
+    password = "it's 50% \\secret"
+    world.tpam.add_user('sps', password)
+
+    def refuse(user, options):
+        raise Refusal('no: %s, nor %s' % (password, API_PASSWORD))
+    world.tpam.do_ListSystems = refuse
+    tool.configure(tpam={'password': password, 'username': 'sps'})
+    output = tool.run('check', secrets=True)[1]
+    assert 'no: ********, nor ' in output and 'secret, nor' not in output
 
 
 def test_all_mistakes_in_a_configuration_are_named_and_nothing_is_sent(world, tool):
@@ -115,6 +229,7 @@ def test_a_check_says_of_each_server_what_to_change(world, tool):
         status, output = tool.run('check')
     refused, denied = wrong(output)
     assert status == 1
+    assert 'answered' not in output and 'READY as far' not in output
     assert 'Cannot connect' in refused and 'localhost:%d' % closed.port in refused
     assert 'check [tpam] username and password' in denied
     assert 'wröng' not in output
@@ -131,7 +246,7 @@ def test_a_check_shows_the_certificate_that_it_does_not_trust(world, tool):
 
 @pytest.mark.parametrize('sections, permissions, expected', [
     ({'tpam': {'method_prefix': 'tpam.'}}, {}, 'check [tpam] method_prefix'),
-    ({}, {'admin': False}, 'a hook needs it for [tpam] system_name_resolver'),
+    ({}, {'admin': False}, 'the hooks need it for [tpam] system_name_resolver: check the API user'),
 ])
 def test_a_check_finds_what_only_the_first_command_shows(world, tool, sections, permissions, expected):
     world.tpam.add_user('sps', API_PASSWORD, **permissions)
@@ -139,14 +254,6 @@ def test_a_check_finds_what_only_the_first_command_shows(world, tool, sections, 
     status, output = tool.run('check')
     assert status == 1
     assert expected in wrong(output)[0]
-
-
-def test_a_log_in_is_enough_where_no_hook_needs_to_list(world, tool):
-    world.tpam.add_user('sps', API_PASSWORD, admin=False)
-    tool.configure(tpam={'system_name_resolver': 'hostname'})
-    status, output = tool.run('check')
-    assert (status, wrong(output)) == (0, [])
-    assert 'the log-in works' in output
 
 
 def test_the_gateway_password_is_typed_unseen(world, tool):
@@ -167,7 +274,7 @@ def test_a_hook_shows_its_call_its_log_and_a_masked_result(world, tool):
     assert status == 0
     assert 'get_password_list(gateway_password="********", gateway_username="jdoe"' in output
     assert "    log  INFO Retrieved passwords; account='root', system='WEB01'" in output
-    assert '"passwords": ["********"]' in output
+    assert 'returned {"passwords": ["********"]}' in output
     assert 'some-password' not in output
     assert re.search(r'\(\d+\.\d\d s\)', output)
 
@@ -177,6 +284,27 @@ def test_credentials_are_shown_to_who_asks_for_them(tool):
     call, = json.loads(output)['calls']
     assert status == 0
     assert call['returned']['passwords'] == [PASSWORD]
+
+
+def test_cookies_are_shown_to_who_asks_for_them_and_to_scripts(tool):
+    for words, shown in (((), False), (('--show-cookies',), True), (('--json',), True)):
+        output = tool.run('run', 'get_password_list', *(ARGUMENTS + list(words)))[1]
+        assert ('SPS_TPAM_XMLRPC' in output) is shown
+
+
+def test_a_hook_that_fails_shows_its_line_once_and_no_traceback(tool):
+    tool.configure(tpam={'password': 'wrong-password'})
+    output = tool.run('run', 'get_password_list', *ARGUMENTS)[1]
+    assert 'raised TpamError' in output
+    assert output.count('The server answers with an error') == 1
+    assert 'Traceback' not in output
+
+
+def test_an_exception_that_is_not_of_the_plugin_keeps_its_traceback(world, tool, tmpdir):
+    with zipfile.ZipFile(str(tmpdir.join('broken.zip')), 'w') as broken:
+        broken.writestr('main.py', 'class Plugin(object):\n    def __init__(self, configuration):\n        1 / 0\n')
+    output = tool.run('run', 'session_ended', '--zip', str(tmpdir.join('broken.zip')))[1]
+    assert 'Traceback' in output and 'ZeroDivisionError' in output
 
 
 def test_a_hook_without_a_credential_fails_and_says_why(world, tool):
@@ -219,7 +347,7 @@ def rest(process):
     return output
 
 
-def test_a_session_shows_that_it_waits_while_it_waits_and_gives_back(world, tool):
+def test_a_session_shows_that_it_waits_while_it_waits_and_checks_in(world, tool):
     needs_approval(world, tool)
     process = tool.start('session', 'protocol=rdp', *ARGUMENTS)
     until(process, 'Waiting for the approval')
@@ -246,7 +374,7 @@ def test_ctrl_c_withdraws_the_request_that_is_waited_for(world, tool):
     assert world.tpam.active() == []
 
 
-def test_ctrl_c_gives_back_what_an_earlier_hook_checked_out(world, tool):
+def test_ctrl_c_checks_in_what_an_earlier_hook_checked_out(world, tool):
     needs_approval(world, tool)
     world.tpam.account('WEB01', 'root').min_approvers = 0
     call, begun, interrupted = world.tpam.call, threading.Event(), threading.Event()
@@ -262,7 +390,7 @@ def test_ctrl_c_gives_back_what_an_earlier_hook_checked_out(world, tool):
     request, = world.tpam.active()
     assert request.status == ACTIVE
     process.send_signal(signal.SIGINT)
-    output = until(process, 'Interrupted; giving back')
+    output = until(process, 'Interrupted; checking in')
     interrupted.set()
     output += rest(process)
     assert process.returncode == 130, output
@@ -270,7 +398,7 @@ def test_ctrl_c_gives_back_what_an_earlier_hook_checked_out(world, tool):
     assert world.tpam.active() == []
 
 
-def test_what_one_hook_leaves_checked_out_is_given_back_by_the_command_that_it_prints(world, tool):
+def test_what_one_hook_leaves_checked_out_is_checked_in_by_the_command_that_it_prints(world, tool):
     needs_approval(world, tool)
     world.tpam.account('WEB01', 'root').min_approvers = 0
     status, output = tool.run('run', 'get_password_list', *ARGUMENTS)

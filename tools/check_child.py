@@ -2,7 +2,8 @@
 """Check a configuration for try_plugin.py, with the modules of the plugin and in the interpreter that runs it.
 
 Python 2.6 code. Started like sps_child.py, it answers {"findings": [{"about", "status", "text"}]}, where status is
-set, default, ok, note or wrong; each is also logged as soon as it is known. Only List* commands are sent.
+set, default, ok, note or wrong; each is also logged as soon as it is known. Of the commands,
+it sends those List* that the hooks send with this configuration.
 """
 import base64
 import os
@@ -18,19 +19,23 @@ import tpamclient  # noqa: E402
 import tpamtransport  # noqa: E402
 from tpamcall import Call  # noqa: E402
 from tpamcert import certificate  # noqa: E402
-from tpamerrors import Deadline, TpamError, TpamRefused, describe, escaped, text  # noqa: E402
+from tpamerrors import Deadline, TpamError, TpamRefused, TpamTimeout, escaped, text  # noqa: E402
 from tpamconfig import KNOWN, PEM_BLOCK, known_section, read_configuration  # noqa: E402
 from tpamini import read_lines  # noqa: E402
 
 SOON = 30 * 24 * 3600  # s: a certificate that expires within this time gets a note
+# SPS has neither ECDHE nor SNI. A newer OpenSSL has no TLS 1.0 above security level 0.
+TRY_TLS_1_0 = (u"openssl s_client -connect %s%s -tls1 -noservername -cipher 'kRSA:kDHE:@SECLEVEL=0' </dev/null "
+               u"| grep Protocol")
 SECRET_OPTIONS, PEM_OPTIONS = ('password',), ('ca_cert', 'client_cert')
 
 
 class Findings(list):
-    """Collect the findings for the answer, and show each of them at once."""
+    """Collect the findings for the answer, and show each of them at once. call: a Call, whose secrets are masked."""
 
-    def __init__(self):
+    def __init__(self, call):
         list.__init__(self)
+        self._call = call
         self.about = u''  # the configuration or a server
 
     def begin(self, about):
@@ -40,6 +45,7 @@ class Findings(list):
 
     def add(self, status, finding):
         """Add a finding and write its line."""
+        finding = self._call.line(finding)
         self.append({'about': self.about, 'status': status, 'text': finding})
         shown = status.upper() if status == 'wrong' else status
         os.write(2, (u'  %-8s %s\n' % (shown, finding)).encode('utf-8', 'replace'))
@@ -48,59 +54,99 @@ class Findings(list):
         """Tell whether anything is wrong."""
         return bool([finding for finding in self if finding['status'] == 'wrong'])
 
+    def line_of(self, error):
+        """Return a TpamError as one line."""
+        return self._call.line(error.message, **error.fields())
 
-def line_of(error):
-    """Return a TpamError as one line."""
-    return describe(error.message, **error.fields())
+    def quoted(self, words):
+        """Return the words of a server, which may repeat a secret, as a part of a line: masked, then escaped."""
+        return escaped(self._call.line(text(words)))
 
 
 def check(call):
     """Check the configuration and, if it is valid, each server -> the answer."""
-    findings = Findings()
+    settings, problems = read_configuration(call['configuration'])
+    hook = Call(settings, 'check', call['arguments'])
+    findings = Findings(hook)
     findings.begin(u'Configuration')
-    settings = check_configuration(call['configuration'], findings)
+    given = given_options(call['configuration'])
+    check_configuration(hook, given, problems, findings)
     if findings.wrong():
         findings.add('note', u'nothing was sent; mend this first, then the servers are asked')
-        return {'findings': findings}
-    hook = Call(settings, 'check', call['arguments'])
-    hook.log = lambda level, message, **details: findings.add('note', message)
-    try:
-        plugin.warn_insecure(hook)
-        connection = hook.connection()
-    except TpamError as error:
-        findings.add('wrong', u'%s; to try it, add gateway_username=NAME gateway_password=- here' % text(error))
-        return {'findings': findings}
-    finally:
-        hook.close()
-    asked = questions(settings, hook.gateway_user)
-    for host, port in servers(connection, settings, findings):
-        check_server(host, port, connection, settings, asked, findings)
+    else:
+        check_servers(hook, findings)
+    hook.close()
+    show_options(settings, given, problems, findings)
     return {'findings': findings}
 
 
 # ---- configuration -------------------------------------------------------------------------------------------------
 
-def check_configuration(configuration, findings):
-    """Add all settings and all mistakes of the configuration to the findings -> the settings."""
-    settings, problems = read_configuration(configuration)
+def given_options(configuration):
+    """Return {(section, option): (line, value)} of the options that have a value."""
     try:
         _, options, _ = read_lines(configuration, KNOWN)
-    except ValueError:  # not UTF-8, as `problems` says: nothing was read
-        settings, options = {}, []
-    given = set((known_section(section), option) for _, section, option, value in options if value)
-    wrong = [re.sub(u' \\(line [0-9]+\\)\\Z', u'', problem.partition(u':')[0]) for problem in problems]
-    for section in sorted(settings):
-        for option in sorted(settings[section]):
-            if u'[%s] %s' % (section, option) in wrong:
-                continue
-            status = 'set' if (section, option) in given else 'default'
-            findings.add(status, u'[%s] %s = %s' % (section, option, shown(option, settings[section][option])))
+    except ValueError:  # not UTF-8, as read_configuration() says
+        return {}
+    return dict(((known_section(section), option), (line, value))
+                for line, section, option, value in options if value)
+
+
+def check_configuration(hook, given, problems, findings):
+    """Add all mistakes in the configuration to the findings, and what follows from it."""
     for problem in problems:
         findings.add('wrong', problem)
+    for (section, option), (line, value) in sorted(given.items(), key=lambda item: item[1]):
+        if is_placeholder(option, value) and not is_named(section, option, problems):
+            findings.add('wrong', u'[%s] %s (line %d): is the placeholder of default.cfg; write the value in its place, '
+                                  u'or put ; in front of the line' % (section, option, line))
+    if findings.wrong():
+        return
+    findings.add('ok', u'no mistakes')
     for option in PEM_OPTIONS:
-        for peer in certificates(settings.get('tls', {}).get(option) or u''):
+        for peer in certificates(hook.settings['tls'][option] or u''):
             check_dates(u'[tls] %s: %s' % (option, peer['subject']), peer, findings)
-    return settings
+    if hook.settings['tpam']['authorization'] == u'request':
+        check_approval_time(hook, findings)
+    hook.log = lambda level, message, **details: findings.add('note', message)
+    plugin.warn_insecure(hook)
+
+
+def is_placeholder(option, value):
+    """Tell whether a value is a placeholder such as <host>. A password may look like one."""
+    if option in SECRET_OPTIONS:
+        return value == u'<password>'
+    return re.match(u'<[^<>]*>\\Z', value) is not None
+
+
+def is_named(section, option, problems):
+    """Tell whether one of the problems is about this option."""
+    place = u'[%s] %s' % (section, option)
+    return place in [re.sub(u' \\(line [0-9]+\\)\\Z', u'', problem.partition(u':')[0]) for problem in problems]
+
+
+def check_approval_time(hook, findings):
+    """Say how long a hook waits for an approval, by the deadlines that the plugin itself uses."""
+    timeout, wanted = hook.settings['tpam']['timeout'], hook.settings['request']['approval_timeout']
+    try:
+        seconds = int(round(Deadline(wanted, hook.deadline).left()))
+    except TpamTimeout:
+        seconds = 0
+    why = u'[request] approval_timeout'
+    if seconds < wanted:
+        why = (u'[tpam] timeout is %d s, part of which is kept for the check-in; [request] approval_timeout is %d s'
+               % (timeout, wanted))
+    findings.add('note' if seconds < wanted else 'ok', u'an approver has %d s: %s' % (seconds, why))
+
+
+def show_options(settings, given, problems, findings):
+    """Add the value of each option that is right."""
+    findings.begin(u'Options')
+    for section in sorted(settings):
+        for option in sorted(settings[section]):
+            if not is_named(section, option, problems):
+                status = 'set' if (section, option) in given else 'default'
+                findings.add(status, u'[%s] %s = %s' % (section, option, shown(option, settings[section][option])))
 
 
 def shown(option, value):
@@ -136,6 +182,18 @@ def check_dates(name, peer, findings):
 
 # ---- servers -------------------------------------------------------------------------------------------------------
 
+def check_servers(hook, findings):
+    """Check each server."""
+    try:
+        connection = hook.connection()
+    except TpamError as error:
+        findings.add('wrong', u'%s; to try it, add gateway_username=NAME gateway_password=- here' % text(error))
+        return
+    asked = questions(hook.settings, hook.gateway_user)
+    for host, port in servers(connection, hook.settings, findings):
+        check_server(host, port, connection, hook.settings, asked, findings)
+
+
 def servers(connection, settings, findings):
     """Generate each (host, port) in [tpam] server, with SRV names looked up."""
     for host, port in connection['servers']:
@@ -147,7 +205,7 @@ def servers(connection, settings, findings):
             found, _ = tpamclient.service_addresses(
                 host[4:], bool(settings['tls']['server_fingerprint']), Deadline(settings['tpam']['timeout']))
         except TpamError as error:
-            findings.add('wrong', u'DNS: ' + line_of(error))
+            findings.add('wrong', u'DNS: ' + findings.line_of(error))
             continue
         findings.add('ok', u'DNS: %s' % u', '.join(u'%s:%d' % server for server in found))
         for server in found:
@@ -167,19 +225,22 @@ def check_server(host, port, connection, settings, asked, findings):
         server.connection.open(Deadline(settings['tpam']['connect_timeout'], deadline))
         seconds = time.time() - began
         if connection['tls']:
-            describe_tls(server, seconds, findings)
+            describe_tls(server, seconds, proxy, findings)
         else:
             findings.add('ok', u'connected, without TLS (%.2f s)' % seconds)
     except TpamError as error:
         remedy = u'; check [tpam] server, and what stands between' if error.remedy is None else u''
-        findings.add('wrong', line_of(error) + remedy)
+        findings.add('wrong', findings.line_of(error) + remedy)
         return
     finally:
         server.close()
+    if not asked:
+        findings.add('note', u'the log-in is not tried: with this configuration, the hooks send no command that only '
+                             u'lists; a session tries it')
     client = tpamclient.TpamClient(dict(connection, servers=[(host, port)]), deadline, None)
     try:
         for question in asked:
-            if not ask(client, question, findings):
+            if not ask(client, question, settings, findings):
                 break
     finally:
         client.close()
@@ -200,62 +261,70 @@ def check_name(host, port, deadline, findings):
     findings.add('ok', u'DNS: %s is %s (%.2f s)' % (host, u', '.join(addresses), time.time() - began))
 
 
-def describe_tls(server, seconds, findings):
+def describe_tls(server, seconds, proxy, findings):
     """Add the protocol, the cipher and the certificate, which the plugin has verified already."""
     sock = server.connection.sock
     cipher, version = sock.cipher(), getattr(sock, 'version', lambda: None)()
     findings.add('ok', u'connected and verified by %s with %s (%.2f s)' % (version or cipher[1], cipher[0], seconds))
     peer = server.connection.peer
-    subject, issuer, names = [escaped(value) for value in (
+    subject, issuer, names = [findings.quoted(value) for value in (
         peer['subject'], peer['issuer'], u', '.join(tpamcert.names_of(peer)))]
     findings.add('ok', u'certificate: %s; issued by %s; for %s; valid from %s to %s; sha256:%s' % (
         subject or u'no subject', issuer, names or u'no name', peer['not_before'], peer['not_after'], peer['sha256']))
     check_dates(u'the certificate', peer, findings)
     if version not in (None, u'TLSv1'):
-        findings.add('note', u'the OpenSSL 0.9.8 of SPS knows nothing newer than TLS 1.0, and this is %s: does the '
-                     u'server take TLS 1.0, too?' % version)
+        through = u' -proxy %s:%d' % (text(proxy['address'][0]), proxy['address'][1]) if proxy else u''
+        findings.add('note', u'the OpenSSL 0.9.8 of SPS knows nothing newer than TLS 1.0, and this is %s. If the '
+                             u'server takes TLS 1.0, too, this prints "Protocol  : TLSv1": %s'
+                     % (version, TRY_TLS_1_0 % (server.name, through)))
 
 
 # ---- commands ------------------------------------------------------------------------------------------------------
 
 def questions(settings, gateway_user):
-    """Return the harmless commands that the hooks send: [(name, method, the option that makes the hooks send it or u'',
-    its options)]. The first one is always sent, to test the log-in."""
-    tpam, client = settings['tpam'], tpamclient.TpamClient
-    user, resolvers = gateway_user or tpam['username'], tpam['system_name_resolver']
-    by_list = u'system_name_resolver' if u'tpam' in resolvers or len(resolvers) > 1 else u''
-    found = [(u'ListSystems', client.list_systems, by_list, {'SystemName': u'*', 'MaxRows': 1})]
+    """Return those commands of the hooks that only list: [(name, method of the client, the option of [tpam] that makes
+    the hooks send it, its options)]."""
+    tpam, client, found = settings['tpam'], tpamclient.TpamClient, []
+    resolvers = tpam['system_name_resolver']
+    if u'tpam' in resolvers or len(resolvers) > 1:
+        found.append((u'ListSystems', client.list_systems, u'system_name_resolver',
+                      {'SystemName': u'*', 'MaxRows': 1}))
     if tpam['system_maptoreal']:
         found.append((u'ListAccounts', client.list_accounts, u'system_maptoreal', {'SystemName': u'*', 'MaxRows': 1}))
     if tpam['authorization'] in (u'approval', u'request'):
+        user = gateway_user.name if tpam['authorization'] == u'approval' else u''
         found.append((u'ListRequestDetails', client.list_request_details, u'authorization',
-                      {'RequestorName': user, 'Status': u'ACTIVE', 'MaxRows': 1}))
+                      {'RequestorName': user or tpam['username'], 'Status': u'ACTIVE', 'MaxRows': 1}))
     if tpam['authorization'] == u'policy':
         found.append((u'ListAssignedPolicies', client.list_assigned_policies, u'authorization',
-                      {'UserName': user, 'AllOrEffectiveFlag': u'E', 'PermissionType': u'Pwd'}))
+                      {'UserName': gateway_user.name or tpam['username'], 'AllOrEffectiveFlag': u'E',
+                       'PermissionType': u'Pwd'}))
     return found
 
 
-def ask(client, question, findings):
+def ask(client, question, settings, findings):
     """Send a command -> whether to send another."""
     command, method, needed, options = question
     began = time.time()
     try:
         rows = method(client, **options)
     except TpamRefused as refusal:
-        about = u'%s: the server says: %s' % (command, escaped(refusal.message))
         unknown = plugin.is_unknown_command(refusal)
-        if unknown:
-            findings.add('wrong', about + u'; check [tpam] method_prefix and path')
-        elif needed:
-            findings.add('wrong', about + u'; a hook needs it for [tpam] %s: give the API user permission' % needed)
-        else:
-            findings.add('ok', about + u'; the log-in works, and no hook needs this command as it is configured')
+        remedy = u'check [tpam] method_prefix and path' if unknown else u'check the API user and its permissions'
+        findings.add('wrong', u"%s: the server says: '%s'; the hooks need it for [tpam] %s: %s"
+                     % (command, findings.quoted(refusal.message), needed, remedy))
         return not unknown
     except TpamError as error:
-        findings.add('wrong', u'%s: %s' % (command, line_of(error)))
+        findings.add('wrong', u'%s: %s' % (command, findings.line_of(error)))
         return False
-    findings.add('ok', u'%s: answered, rows: %d (%.2f s)' % (command, len(rows), time.time() - began))
+    seconds = u'(%.2f s)' % (time.time() - began)
+    if command == u'ListSystems' and not rows:
+        # The last resolver of a list is believed, unless it is tpam, which has to find the system on the server.
+        fails = settings['tpam']['system_name_resolver'][-1] == u'tpam'
+        findings.add('wrong' if fails else 'note', u'ListSystems: answered, 0 systems visible: permit the API user to '
+                                                   u'list the systems ' + seconds)
+    else:
+        findings.add('ok', u'%s: answered %s' % (command, seconds))
     return True
 
 

@@ -269,6 +269,15 @@ def masked(returned):
     return shown
 
 
+def shown(returned, credentials, cookies):
+    """Return the result of a hook as code. credentials, cookies: whether to show them."""
+    if returned and not credentials:
+        returned = masked(returned)
+    if returned and not cookies:
+        returned = dict((name, value) for name, value in returned.items() if name not in ('cookie', 'session_cookie'))
+    return json.dumps(returned, sort_keys=True)
+
+
 def call_line(hook, arguments):
     """Return the call as code, without the gateway password."""
     return u'%s(%s)' % (hook, u', '.join(
@@ -276,7 +285,7 @@ def call_line(hook, arguments):
         for name, value in sorted(arguments.items())))
 
 
-def outcome_lines(result, show_credentials=False):
+def outcome_lines(result, credentials=False, cookies=False):
     """Return the lines about the outcome of a call, which follow its log."""
     if result.killed:
         outcome = 'killed at the plugin timeout'
@@ -285,14 +294,13 @@ def outcome_lines(result, show_credentials=False):
     elif result.raised:
         outcome = 'raised %s' % result.raised['type'][0]
     else:
-        outcome = 'returned ' + json.dumps(
-            result.returned if show_credentials or not result.returned else masked(result.returned), sort_keys=True)
+        outcome = 'returned ' + shown(result.returned, credentials, cookies)
     return [u'    %s   (%.2f s)' % (outcome, result.seconds)] + [
         u'    AGAINST THE GUIDE: %s' % violation for violation in result.violations]
 
 
-def show(result, arguments, show_credentials=False, out=sys.stdout):
+def show(result, arguments, out=sys.stdout):
     """Print one call: arguments, log lines, result."""
     log = [u'    log  %s' % line for line in result.lines]
-    for line in [call_line(result.hook, arguments)] + log + outcome_lines(result, show_credentials):
+    for line in [call_line(result.hook, arguments)] + log + outcome_lines(result):
         say(line, out)

@@ -52,7 +52,8 @@ def run_hook(call):
     except Exception:
         kind, error, _ = sys.exc_info()
         answer = {'raised': {'type': [base.__name__ for base in kind.__mro__], 'message': str(error)}}
-        traceback.print_exc()
+        if 'TpamError' not in answer['raised']['type']:  # which the plugin has logged itself
+            traceback.print_exc()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return dict(answer, seconds=time.time() - began)
 

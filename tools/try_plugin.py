@@ -29,7 +29,7 @@ OF_JSON = ('cookie', 'session_cookie', 'gateway_groups', 'server_port', 'target_
 CHECK_TIMEOUT = 3600  # s: each server of the configuration has its own time
 VENV_PYTHON = os.path.join(program.ROOT, '.venv', 'bin', 'python')
 
-USAGE = """%prog check --config FILE
+USAGE = """%prog check --config FILE [--all]
        %prog server --config FILE --system SYSTEM --account ACCOUNT
        %prog run HOOK --config FILE NAME=VALUE ...
        %prog session --config FILE NAME=VALUE ..."""
@@ -38,16 +38,17 @@ DESCRIPTION = """Try a configuration of the plugin against the real server befor
 """
 
 MORE = """
-check    Reads the configuration as the plugin does: what is set, what is default,
-         all that is wrong. Then contacts each server: DNS, TLS, certificate, log-in,
-         and the List* commands that the configuration needs. Changes nothing there.
+check    Reads the configuration as the plugin does, and names all mistakes. Then contacts
+         each server: DNS, TLS, certificate, and the log-in by those List* commands that the
+         hooks send with this configuration. Changes nothing there.
 server   Checks whether the first server of the configuration keeps to docs/protocol.md. It
          sends every command about a test account, says before it starts which ones, and
          prints a table. It submits a request, cancels it, and changes the password only with
          --changes.
-run      Runs one hook. What it checks out stays checked out; how to give it back is said.
+run      Runs one hook. What it checks out stays checked out; the command that checks it in
+         is printed.
 %(hooks)s
-session  Runs the hooks of a whole session, and gives back at its end.
+session  Runs the hooks of a whole session, which checks in at its end.
 
 NAME=VALUE are the arguments that SPS passes:
 %(arguments)s
@@ -55,7 +56,7 @@ NAME=VALUE are the arguments that SPS passes:
          gateway_password=-.
 
 run and session fetch real credentials from the server, as a session would. They are shown
-as ********, and log lines as they come. Ctrl-C gives back what was checked out.
+as ********, and log lines as they come. Ctrl-C checks in what was checked out.
 Exit status: 0 if it works, 1 if not, 2 for a mistake on the command line, 130 for Ctrl-C.
 
 Examples:
@@ -80,6 +81,8 @@ def parser():
     found.add_option('--python', help="interpreter for the plugin (default: this one, or that of `make`, .venv)")
     found.add_option('--zip', metavar='FILE', help='the plugin (default: built from this checkout)')
     found.add_option('--json', action='store_true', help='print one JSON object, for scripts')
+    found.add_option('--all', action='store_true', help='check: show the options that are at their default, too')
+    found.add_option('--show-cookies', action='store_true', help='print the cookies that the hooks return')
     found.add_option('--show-credentials', action='store_true', help='print the credentials that the hooks return')
     found.add_option('--system', help='server: the system of the test account')
     found.add_option('--account', help='server: the test account; its password is retrieved, and not shown')
@@ -152,7 +155,7 @@ def make_sps(options, **more):
     python, versions = fake_sps.interpreter(candidates)
     if not options.json:
         say(u'The plugin runs on %s (%s)' % (versions, text(python)))
-        more['watch'] = say if more else (lambda line: say(u'    log  ' + line))
+        more.setdefault('watch', lambda line: say(u'    log  ' + line))
     with tempfile.NamedTemporaryFile(suffix='.zip') as built:
         if not options.zip:
             package.build(built.name)
@@ -161,17 +164,24 @@ def make_sps(options, **more):
 
 def check(options, arguments):
     """Check the configuration and its servers -> exit status."""
-    result = make_sps(options, timeout=CHECK_TIMEOUT).call('check', arguments, 'check_child.py')
+    def show(line):
+        if options.all or not line.startswith(u'  default '):
+            say(line)
+    sps = make_sps(options, timeout=CHECK_TIMEOUT, watch=None if options.json else show)
+    result = sps.call('check', arguments, 'check_child.py')
     findings = result.answer.get('findings')
+    if findings and not options.all:
+        findings = [finding for finding in findings if finding['status'] != 'default']
     wrong = findings is None or [finding for finding in findings if finding['status'] == 'wrong']
     if options.json:
         answer = {'works': not wrong, 'findings': findings, 'log': result.lines if findings is None else []}
         print(json.dumps(answer, indent=1, sort_keys=True))
     elif findings is None:
         say(u'The check itself failed; please report the lines above')
+    elif wrong:
+        say(u'NOT READY: %d thing%s to mend' % (len(wrong), u's'[len(wrong) == 1:]))
     else:
-        say(u'NOT READY: %d thing%s to mend' % (len(wrong), u's'[len(wrong) == 1:]) if wrong
-            else u'A hook would work. Next: try a whole session (see --help), then upload the zip.')
+        say(u'READY as far as a check can see. Next: try a whole session (see --help), then upload the zip.')
     return 1 if wrong else 0
 
 
@@ -218,7 +228,7 @@ class Trial(object):
         except KeyboardInterrupt:
             interrupted = True
             if self.checked_out():
-                self.say(u'Interrupted; giving back what is checked out (Ctrl-C again leaves it)')
+                self.say(u'Interrupted; checking in what is checked out (Ctrl-C again leaves it)')
                 self.call('session_ended')
         failed = [result for result in self.session.calls if failure(result)]
         works = not failed and not interrupted and (bool(self.credentials()) or not set(hooks) & set(GET_HOOKS))
@@ -243,7 +253,8 @@ class Trial(object):
             self.session.call(hook)
         finally:
             for result in self.session.calls[before:]:
-                for line in fake_sps.outcome_lines(result, self.options.show_credentials):
+                for line in fake_sps.outcome_lines(result, self.options.show_credentials,
+                                                   self.options.show_cookies):
                     self.say(line)
 
     def say(self, line):
@@ -273,7 +284,7 @@ class Trial(object):
         if self.checked_out():
             words = [u'--config', text(self.options.config), u'session_id=' + self.session.arguments['session_id'],
                      u'cookie=' + json.dumps(self.session.cookie, separators=(',', ':'))]
-            self.say(u'Still checked out. To give it back:\n  python3 tools/try_plugin.py run session_ended '
+            self.say(u'Still checked out. To check it in:\n  python3 tools/try_plugin.py run session_ended '
                      + u' '.join(quoted(word) for word in words))
 
     def as_json(self, result):
