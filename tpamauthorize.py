@@ -6,7 +6,7 @@ Here it is the API user, once the plugin has found that the gateway user may hav
 """
 from tpamcheckout import request_for
 from tpamerrors import TpamRefused, column, folded, same_name, text
-from tpamrows import active_requests, id_of, same
+from tpamrows import active_requests, each, id_of, same
 
 
 # ---- the gateway user ----------------------------------------------------------------------------
@@ -56,7 +56,7 @@ def authorize_by_policy(call, system, account):
     asked = {'UserName': _required_user(call), 'AccountName': account, 'SystemName': system}
     rows = call.client().list_assigned_policies(AllOrEffectiveFlag='E', PermissionType='Pwd',
                                                 **asked)
-    if not any(_grants(row, policy, asked) for row in rows):
+    if not any(_grants(row, policy, asked) for row in each(call, rows)):
         raise TpamRefused(u'the gateway user does not effectively hold the required policy',
                           policy=policy)
     return _as_isa(call, system, account, u'policy,' + policy)

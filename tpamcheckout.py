@@ -9,7 +9,7 @@ from tpamcall import about, pause
 from tpamerrors import (MAX_ID, MAX_MATCHED, Deadline, TpamConnectionEnded, TpamError,
                         TpamOutcomeUnknown, TpamRefused, TpamTimeout, column, folded, same_name,
                         text)
-from tpamrows import (ACTIVE, CLOSED, OPEN, active_requests, id_of, is_for_gateway_user,
+from tpamrows import (ACTIVE, CLOSED, OPEN, active_requests, each, id_of, is_for_gateway_user,
                       is_of_another_session, is_of_session, last_notes, notes_of, same, state_of)
 
 MAX_FOUND = 20    # requests of one session for one account: it never submits more than two
@@ -148,7 +148,7 @@ def _find(call, checkout):
         RequestorName=call.settings['tpam']['username'], SystemName=checkout['system'],
         AccountName=checkout['account'], Status='OPEN', MaxRows=MANY_ROWS)
     found, unclear = [], []
-    for row in rows:
+    for row in each(call, rows):
         if not _may_be_of(row, checkout) or _is_recorded(call, row):
             continue
         if is_of_session(call, row, notes) and 0 < len(id_of(row)) <= MAX_ID:
@@ -218,7 +218,7 @@ def _own_active_request(call, system, account, refusal):
     rows = active_requests(call, call.settings['tpam']['username'], system, account)
     if not rows:
         raise refusal
-    rows = [row for row in rows if is_for_gateway_user(call, row)]
+    rows = [row for row in each(call, rows) if is_for_gateway_user(call, row)]
     if not rows:
         raise TpamRefused(u'the account is released to a request for another gateway user')
     request = id_of(rows[0])

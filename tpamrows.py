@@ -16,13 +16,21 @@ _MAX_STATE = 50
 _MAX_NOTES = 300
 
 
+def each(call, rows):
+    """Generate rows while the hook has time: a server may list so many that looking at them takes
+    seconds. Raises TpamTimeout."""
+    for row in rows:
+        call.deadline.left()
+        yield row
+
+
 # ---- requests of a user --------------------------------------------------------------------------
 
 def active_requests(call, user, system, account):
     """Return the rows of the active requests of a user for an account."""
     rows = call.client().list_request_details(
         RequestorName=user, SystemName=system, AccountName=account, Status='ACTIVE')
-    return [row for row in rows
+    return [row for row in each(call, rows)
             if same(row, UserName=user, SystemName=system, AccountName=account)
             and state_of(row) in ACTIVE and id_of(row)]
 
@@ -39,7 +47,7 @@ def id_of(row):
 
 def state_of(row, name='Status'):
     """Return the state of a request, folded: one of ACTIVE, OPEN, CLOSED, or another word."""
-    return folded(column(row, name)[:_MAX_STATE].strip())
+    return folded(column(row, name).strip()[:_MAX_STATE])
 
 
 # ---- the notes by which a request is found again -------------------------------------------------

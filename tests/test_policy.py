@@ -20,9 +20,12 @@ from hypothesis import strategies as some
 
 import fake_sps
 import main
+import tpamauthorize
 import tpamcall
+import tpamcheckout
 import tpamclient
 import tpamerrors
+import tpamrows
 from conftest import API_PASSWORD, GATEWAY_PASSWORD, PASSWORD, SLACK, World, configuration, read
 from fake_dns import FakeDns
 from fake_tpam import ACTIVE, CANCELED, EXPIRED, PENDING, Refusal, done
@@ -940,7 +943,56 @@ def test_a_release_that_is_too_long_is_named_by_its_option(quick):
     assert "remedy='lower [request] release_duration'" in result.log
 
 
-# ---- giving back
+# ---- a list of so many rows that looking at them takes longer than the hook may
+
+@pytest.fixture
+def slow(quick, monkeypatch):
+    """A machine that takes a second for each column that it looks at."""
+    def column(row, name):
+        quick.clock.sleep(1)
+        return tpamerrors.column(row, name)
+    for module in (tpamrows, tpamauthorize, tpamcheckout):
+        monkeypatch.setattr(module, 'column', column)
+    return quick
+
+
+ROW = {'UserName': 'jdoe', 'SystemName': 'WEB01', 'AccountName': 'root', 'Status': 'Denied', 'RequestNotes': 'x',
+       'AccessPolicyName': 'Privileged', 'EffectiveFl': 'No'}
+
+
+@pytest.mark.parametrize('mode, command', [
+    ({'authorization': 'approval'}, 'ListRequestDetails'), (PRIVILEGED, 'ListAssignedPolicies')])
+def test_a_hook_ends_in_time_while_it_looks_at_a_long_list(slow, mode, command):
+    answers(slow, command, *[ROW] * 1000)
+    began = slow.clock()
+    result = session(slow, tpam=dict(mode, timeout='60')).call('get_password_list')
+    assert 'TpamTimeout' in result.raised['type']
+    assert slow.clock() - began < 70
+
+
+def test_a_hook_ends_in_time_while_it_looks_for_a_lost_request_in_a_long_list(slow):
+    answers(slow, 'ListRequestDetails', *[dict(ROW, Status='Pending Approval')] * 1000)
+    began = slow.clock()
+    with broken(slow, 'AddPwdRequest'):
+        result = session(slow, tpam=dict(BY_REQUEST, timeout='60')).call('get_password_list')
+    assert 'TpamTimeout' in result.raised['type']
+    assert 'ERROR Check-in failed' in result.log
+    assert slow.clock() - began < 80
+
+
+@pytest.mark.parametrize('status', [100 * ' ' + 'Active/Approved' + 100 * ' ', 'ACTIVE/approved'])
+def test_a_state_may_be_padded_and_in_any_case(quick, status):
+    answers(quick, 'ListRequestDetails', dict(ROW, RequestID='7', Status=status))
+    assert session(quick, tpam={'authorization': 'approval'}).call('get_password_list').credentials == [PASSWORD]
+
+
+@pytest.mark.parametrize('status', ['Active/Approved' + 100 * ' ' + 'not', 'Active/Approved, not', 'Approved'])
+def test_a_longer_state_is_not_the_one_that_it_begins_with(quick, status):
+    answers(quick, 'ListRequestDetails', dict(ROW, RequestID='7', Status=status))
+    assert session(quick, tpam={'authorization': 'approval'}).call('get_password_list').credentials == []
+
+
+# ---- check-in
 
 RESET = 'ForceReset AccountName=root SystemName=WEB01'
 

@@ -2,8 +2,8 @@
 """Check a configuration for try_plugin.py, with the modules of the plugin and in the interpreter that runs it.
 
 Python 2.6 code. Started like sps_child.py, it answers {"findings": [{"about", "status", "text"}]}, where status is
-set, default, ok, note or wrong; each is also logged as soon as it is known. Of the commands,
-it sends those List* that the hooks send with this configuration.
+set, default, ok, note or wrong; each is also logged as soon as it is known. It sends those List* commands that the
+hooks send with this configuration.
 """
 import base64
 import os
@@ -98,8 +98,8 @@ def check_configuration(hook, given, problems, findings):
         findings.add('wrong', problem)
     for (section, option), (line, value) in sorted(given.items(), key=lambda item: item[1]):
         if is_placeholder(option, value) and not is_named(section, option, problems):
-            findings.add('wrong', u'[%s] %s (line %d): is the placeholder of default.cfg; write the value in its place, '
-                                  u'or put ; in front of the line' % (section, option, line))
+            findings.add('wrong', u'[%s] %s (line %d): is the placeholder of default.cfg; write the value in its '
+                                  u'place, or put ; in front of the line' % (section, option, line))
     if findings.wrong():
         return
     findings.add('ok', u'no mistakes')
