@@ -20,7 +20,6 @@ import struct
 import subprocess
 import textwrap
 import threading
-import time
 
 import dns.rrset
 import pytest
