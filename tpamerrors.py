@@ -173,7 +173,7 @@ def _escaped(char):
 def basic(username, password):
     """Return the value of an Authorization header (RFC 7617), native."""
     pair = u'%s:%s' % (text(username), text(password))
-    return native(u'Basic ' + text(base64.b64encode(pair.encode('utf-8'))))
+    return native(u'Basic ' + text(base64.b64encode(pair.encode('utf-8', 'replace'))))
 
 
 # ---- time ----------------------------------------------------------------------------------------
