@@ -8,7 +8,7 @@ EMPTY :=
 PYENV_BINS := $(subst $(EMPTY) $(EMPTY),:,$(sort $(wildcard $(PYENV_ROOT)/versions/*/bin)))
 export PATH := $(PATH):$(PYENV_BINS)
 
-.PHONY: all demo test lint package bench clean
+.PHONY: all demo test coverage lint package bench clean
 all: test package
 
 $(VENV)/ready: tests/requirements.txt
@@ -22,6 +22,10 @@ demo: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/tox run-parallel --parallel 4 --parallel-live
+
+# The lines that no test runs, each with the reason.
+coverage: $(VENV)/ready
+	$(BIN)/tox run -e py313
 
 lint: $(VENV)/ready
 	$(BIN)/tox run -e lint

@@ -84,6 +84,8 @@ class WatchedSps(fake_sps.FakeSps):
     def __init__(self, world, *arguments, **options):
         fake_sps.FakeSps.__init__(self, *arguments, **options)
         self.world = world
+        if 'EVERY_LINE_RECORD' in os.environ:  # see every_line.py
+            self.environment['EVERY_LINE_RECORD'] = os.environ['EVERY_LINE_RECORD']
 
     def call(self, hook, arguments):
         result = fake_sps.FakeSps.call(self, hook, arguments)

@@ -4,6 +4,7 @@ install() does nothing on Python 2. Shipped code knows nothing of this file: it 
 urllib2 and so on, and asks for no version. Each module is a thin layer over the same code of Python
 3's own library, made when it is first imported: a hook that asks nothing imports none of them.
 """
+import os
 import sys
 import types
 
@@ -14,6 +15,9 @@ def install():
         return
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
+    if 'EVERY_LINE_RECORD' in os.environ:  # see every_line.py
+        import line_record
+        line_record.start(os.environ['EVERY_LINE_RECORD'])
 
 
 class _Finder(object):
