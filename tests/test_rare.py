@@ -15,13 +15,16 @@ import pytest
 
 import bad_server
 import test_policy
+import test_sshkey
 import test_transport
+import tpamcall
 import tpamcert
+import tpamconfig
 import tpamerrors
 import tpamtransport
 import tpamxml
 from certs import make
-from conftest import PASSWORD, certificate
+from conftest import PASSWORD, certificate, read
 from test_check_in import check_in, checked_out, errors
 from test_log import echo, writable
 from test_policy import BY_REQUEST, answers, broken, session
@@ -38,7 +41,45 @@ def test_without_private_keys_in_the_configuration_no_server_is_asked_for_one(wo
     assert world.tpam.commands() == []
 
 
+def small_key():
+    """An RSA key of 648 bits, whose primes are Mersenne's."""
+    p, q, e = 2 ** 521 - 1, 2 ** 127 - 1, 65537
+    d = test_sshkey.inverse(e, (p - 1) * (q - 1))
+    return test_sshkey.rsa_pem([0, p * q, e, d, p, q, d % (p - 1), d % (q - 1), test_sshkey.inverse(q, p)])
+
+
+@pytest.mark.parametrize('key, bits', [
+    (small_key(), 648), (read('keys/dsa-1024-160.pem'), None), (read('keys/rsa-3072.pem'), None)])
+def test_a_key_of_less_than_1024_bits_is_given_out_with_a_warning_and_any_other_without(quick, key, bits):
+    quick.tpam.account('WEB01', 'root').key = key
+    result = session(quick).call('get_private_key_list')
+    assert len(result.credentials) == 1
+    warnings = [line for line in test_policy.lines(result) if line.startswith('WARNING')]
+    assert len(warnings) == (bits is not None)
+    assert all("too short to be safe; replace it; account='root', bits='%d'" % bits in line for line in warnings)
+
+
+@pytest.mark.parametrize('last', [0, 2, 255])
+def test_pkcs8_of_an_algorithm_whose_number_is_next_to_that_of_dsa_is_refused(last):
+    pem = read('keys/dsa-1024-160.pkcs8')
+    algorithm = test_sshkey.DSA_OID[:-1] + bytes(bytearray([last]))
+    octets = test_sshkey.binary(pem).replace(test_sshkey.DSA_OID, algorithm)
+    assert 'unknown algorithm' in test_sshkey.refusal(test_sshkey.armoured('PRIVATE KEY', octets))
+
+
 # ---- requests
+
+def test_a_new_check_out_that_looks_like_one_of_an_earlier_hook_is_not_taken_for_it():
+    settings = tpamconfig.read_configuration('')[0]
+    entry = {'command': 'ForceReset', 'system': 'WEB01', 'account': 'root', 'request': None, 'user': ''}
+    call = tpamcall.Call(settings, 'session_ended', {'cookie': {tpamcall.COOKIE_KEY: {'open': [entry]}}})
+    old, = call.state['open']
+    new = call.check_out('ForceReset', 'WEB01', 'root')
+    assert new == old
+    assert (call.is_known(old), call.is_known(new)) == (True, False)
+    call.forget(old)
+    assert (call.is_checked_out(old), call.is_checked_out(new)) == (False, True)
+
 
 @pytest.mark.parametrize('name, value', [
     ('system', 5), ('system', None), ('account', ['root']), ('user', 5), ('user', ['jdoe']), ('server', {}),
