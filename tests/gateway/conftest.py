@@ -5,10 +5,11 @@ import sys
 import asyncssh
 import pytest
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(os.path.dirname(HERE)), 'gateway')]
 
 from fake_tpam_cli import FakeTpamCli, USER_KEYS  # noqa: E402
-from gateway_world import new_tpam, public  # noqa: E402
+from gateway_world import Gateway, new_tpam, public  # noqa: E402
 
 
 @pytest.fixture(scope='session')
@@ -28,3 +29,24 @@ def cli(tpam, keys):
     with FakeTpamCli(tpam, {'sps': public(keys['ed25519']), 'jdoe': public(keys['dsa'])},
                      host_key=keys['ecdsa']) as server:
         yield server
+
+
+@pytest.fixture
+def make(tmp_path, cli, keys):
+    """A function that makes a Gateway in front of the command line; options as Gateway. It ends with the test."""
+    made = []
+
+    def make(clis=None, **options):
+        directory = tmp_path / ('gateway%d' % len(made))
+        directory.mkdir()
+        made.append(Gateway(directory, clis or [cli], keys['ed25519'], **options))
+        return made[-1]
+    yield make
+    for gateway in made:
+        gateway.kill()
+
+
+@pytest.fixture
+def gateway(make):
+    """A gateway that serves the API user sps, who logs in as sps."""
+    return make().start()

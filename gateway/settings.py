@@ -1,0 +1,316 @@
+"""The configuration: a TOML file, and the files that it names, checked as a whole.
+
+Everything that is wrong raises Mistake, one line that names the option. Secrets are never in it.
+"""
+import base64
+import hashlib
+import hmac
+import ipaddress
+import os
+import re
+import secrets
+import ssl
+import stat
+import warnings
+from dataclasses import dataclass, field
+
+try:
+    import tomllib
+except ImportError:  # before Python 3.11
+    import tomli as tomllib
+
+import asyncssh
+
+from commands import COMMANDS
+
+MAX_COMMANDS, CONNECT_TIMEOUT, COMMAND_TIMEOUT = 4, 5, 50
+SCRYPT = {'n': 2 ** 14, 'r': 8, 'p': 1}  # 16 MiB and some 50 ms
+OLD, NEW = ('1.0', '1.1'), ('1.2', '1.3')
+_VERSIONS = {'1.0': ssl.TLSVersion.TLSv1, '1.1': ssl.TLSVersion.TLSv1_1,
+             '1.2': ssl.TLSVersion.TLSv1_2, '1.3': ssl.TLSVersion.TLSv1_3}
+
+
+class Mistake(Exception):
+    """The configuration is wrong; the text says what to change."""
+
+
+@dataclass
+class Limits:
+    """How commands are run; times in seconds."""
+    max_commands: int
+    connect_timeout: float
+    command_timeout: float
+    old_algorithms: bool
+
+
+@dataclass
+class Tpam:
+    """One TPAM; host_key is an asyncssh key."""
+    host: str
+    port: int
+    host_key: object
+
+
+@dataclass
+class CliLogin:
+    """A user of TPAM's command line; key is an asyncssh private key."""
+    name: str
+    key: object
+
+
+@dataclass
+class User:
+    """A user of the gateway. password: a hash, or None. certificates: fingerprints and subjects."""
+    name: str
+    password: object
+    certificates: list
+    login: CliLogin
+    login_id: tuple
+    commands: list
+    clients: list
+
+
+@dataclass
+class Settings:
+    """The whole configuration. users: {name: User}."""
+    listen: tuple = None
+    path: str = '/RPC2'
+    log: str = None
+    old_clients: list = field(default_factory=list)
+    context: ssl.SSLContext = None      # for everybody
+    old_context: ssl.SSLContext = None  # for old_clients
+    certificate: str = None
+    tpams: list = field(default_factory=list)
+    limits: Limits = None
+    users: dict = field(default_factory=dict)
+
+    def is_client(self, address):
+        """Return whether any user may call from this address."""
+        return any(contains(user.clients, address) for user in self.users.values())
+
+
+def contains(networks, address):
+    """Return whether an address (text) is in one of the networks."""
+    address = ipaddress.ip_address(address.partition('%')[0])
+    mapped = getattr(address, 'ipv4_mapped', None)
+    return any((mapped or address) in network for network in networks)
+
+
+# ---- password hashes -----------------------------------------------------------------------------
+
+def hash_password(password):
+    """Return a password (text) as scrypt$N$r$p$salt$hash."""
+    salt = secrets.token_bytes(16)
+    digest = hashlib.scrypt(password.encode('utf-8'), salt=salt, dklen=32, **SCRYPT)
+    parts = ['%d' % SCRYPT[name] for name in 'nrp'] + [
+        base64.b64encode(part).decode('ascii') for part in (salt, digest)]
+    return '$'.join(['scrypt'] + parts)
+
+
+def verify_password(password, hashed):
+    """Return whether a password (text) has this hash. Takes as long as SCRYPT says."""
+    n, r, p, salt, digest = hashed.split('$')[1:]
+    found = hashlib.scrypt(password.encode('utf-8'), salt=base64.b64decode(salt), dklen=32,
+                           n=int(n), r=int(r), p=int(p), maxmem=64 * 1024 * 1024)
+    return hmac.compare_digest(found, base64.b64decode(digest))
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+def check_private(path):
+    """Refuse a file that other users can read or write."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise Mistake('%s: %s' % (path, error.strerror))
+    if stat.S_IMODE(status.st_mode) & 0o027:
+        raise Mistake('%s: others can read it, or its group can write it; chmod 640 or 600' % path)
+    if status.st_uid not in (0, os.geteuid()):
+        raise Mistake('%s: it belongs to another user than root and the one that runs this' % path)
+
+
+def _read_key(path):
+    check_private(path)
+    try:
+        return asyncssh.read_private_key(path)
+    except asyncssh.KeyEncryptionError:
+        raise Mistake('%s: the key has a passphrase; use a CLI user without web access' % path)
+    except (OSError, asyncssh.KeyImportError) as error:
+        raise Mistake('%s: not a private key: %s' % (path, error))
+
+
+# ---- TOML ----------------------------------------------------------------------------------------
+
+class Table:
+    """One table of the file. take() returns an option and checks its type; end() refuses the rest.
+    """
+
+    def __init__(self, name, content):
+        if not isinstance(content, dict):
+            raise Mistake('[%s] must be a table' % name)
+        self.name, self._content = name, dict(content)
+
+    def take(self, option, kind, *default):
+        """Return an option of this type, or the default. Without a default it is required."""
+        if option not in self._content and default:
+            return default[0]
+        if option not in self._content:
+            raise self.mistake(option, 'is missing')
+        value = self._content.pop(option)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise self.mistake(option, 'must be a %s' % kind.__name__)
+        return value
+
+    def texts(self, option, *default):
+        """Return a list of texts."""
+        values = self.take(option, list, *default)
+        if not all(isinstance(value, str) and value for value in values):
+            raise self.mistake(option, 'must be a list of texts')
+        return values
+
+    def networks(self, option, *default):
+        """Return a list of networks, from addresses such as 192.0.2.1 and 192.0.2.0/24."""
+        try:
+            return [ipaddress.ip_network(text) for text in self.texts(option, *default)]
+        except ValueError as error:
+            raise self.mistake(option, 'has a wrong address: %s' % error)
+
+    def end(self):
+        """Refuse options that nobody took."""
+        for option in self._content:
+            raise self.mistake(option, 'is unknown')
+
+    def mistake(self, option, text):
+        return Mistake('[%s] %s %s' % (self.name, option, text))
+
+
+def read_settings(path):
+    """Return the Settings in a file. Raises Mistake."""
+    check_private(path)
+    try:
+        with open(path, 'rb') as content:
+            document = Table('file', tomllib.load(content))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Mistake('%s: %s' % (path, error))
+    folder = os.path.dirname(os.path.abspath(path))
+    settings = Settings()
+    _read_server(Table('server', document.take('server', dict)), folder, settings)
+    tpams = document.take('tpam', list)
+    settings.tpams = [_read_tpam(Table('tpam', content)) for content in tpams]
+    settings.limits = _read_limits(Table('ssh', document.take('ssh', dict, {})))
+    keys = {}
+    for content in document.take('user', list):
+        user = _read_user(Table('user', content), folder, keys)
+        if user.name in settings.users:
+            raise Mistake('[user] name %s is there twice' % user.name)
+        settings.users[user.name] = user
+    document.end()
+    if not settings.tpams or not settings.users:
+        raise Mistake('at least one [[tpam]] and one [[user]] are needed')
+    if settings.context.verify_mode == ssl.CERT_NONE and any(
+            user.certificates for user in settings.users.values()):
+        raise Mistake('[server] client_ca is missing: certificates of users need it')
+    return settings
+
+
+def _read_server(table, folder, settings):
+    settings.listen = _address(table, 'listen', 443)
+    settings.path = table.take('path', str, '/RPC2')
+    log = table.take('log', str, '')
+    settings.log = os.path.join(folder, log) if log else None
+    minimum = table.take('minimum_tls', str, '1.2')
+    if minimum not in _VERSIONS:
+        raise table.mistake('minimum_tls', 'must be one of %s' % ', '.join(sorted(_VERSIONS)))
+    settings.old_clients = table.networks('old_clients', [])
+    if bool(settings.old_clients) != (minimum in OLD):
+        raise table.mistake('old_clients', 'must name the addresses of the old appliances if '
+                                           'minimum_tls is 1.0 or 1.1, and only then')
+    settings.certificate = os.path.join(folder, table.take('certificate', str))
+    client_ca = table.take('client_ca', str, '')
+    if client_ca:
+        client_ca = os.path.join(folder, client_ca)
+    table.end()
+    check_private(settings.certificate)
+    newer = minimum if minimum in NEW else '1.2'
+    settings.context = _context(settings.certificate, client_ca, newer)
+    if minimum in OLD:
+        settings.old_context = _context(settings.certificate, client_ca, minimum)
+
+
+def _context(certificate, client_ca, minimum):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', DeprecationWarning)
+        context.minimum_version = _VERSIONS[minimum]
+    if minimum in OLD:
+        context.set_ciphers('DEFAULT:@SECLEVEL=0')  # OpenSSL 3 has no TLS 1.0 above level 0
+    try:
+        context.load_cert_chain(certificate)
+    except (OSError, ssl.SSLError) as error:
+        raise Mistake('[server] certificate: %s holds no certificate with its unencrypted key: %s'
+                      % (certificate, error))
+    if client_ca:
+        try:
+            context.load_verify_locations(client_ca)
+        except (OSError, ssl.SSLError) as error:
+            raise Mistake('[server] client_ca: %s: %s' % (client_ca, error))
+        context.verify_mode = ssl.CERT_OPTIONAL
+    return context
+
+
+def _address(table, option, default_port):
+    """Return (host, port) of host, host:port or [ipv6]:port."""
+    value = table.take(option, str)
+    found = re.fullmatch(r'(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]/\s]+))(?::([0-9]{1,5}))?', value)
+    if found is None:
+        raise table.mistake(option, 'must be host, host:port or [ipv6]:port')
+    return found.group(1) or found.group(2), int(found.group(3) or default_port)
+
+
+def _read_tpam(table):
+    host, port = _address(table, 'address', 22)
+    line = table.take('host_key', str)
+    table.end()
+    try:
+        return Tpam(host, port, asyncssh.import_public_key(line))
+    except asyncssh.KeyImportError:
+        raise table.mistake('host_key', 'must be the kind and the base64 of a line of known_hosts')
+
+
+def _read_limits(table):
+    limits = Limits(table.take('max_commands', int, MAX_COMMANDS),
+                    table.take('connect_timeout', float, CONNECT_TIMEOUT),
+                    table.take('command_timeout', float, COMMAND_TIMEOUT),
+                    table.take('old_algorithms', bool, False))
+    table.end()
+    if limits.max_commands < 1 or limits.connect_timeout <= 0 or limits.command_timeout <= 0:
+        raise Mistake('[ssh] max_commands, connect_timeout and command_timeout must be positive')
+    return limits
+
+
+def _read_user(table, folder, keys):
+    name = table.take('name', str)
+    table.name = 'user] [name %s' % name
+    password = table.take('password', str, None)
+    if password is not None and not re.fullmatch(
+            r'scrypt(\$[0-9]{1,7}){3}(\$[A-Za-z0-9+/]+={0,2}){2}', password):
+        raise table.mistake('password', 'must be a hash; tpam_gateway.py hash makes one')
+    certificates = table.texts('certificates', [])
+    for entry in certificates:
+        if not re.fullmatch('sha256:[0-9a-f]{64}|subject:.+', entry):
+            raise table.mistake('certificates', 'must be sha256:<64 hexadecimal digits in lower '
+                                                'case> or subject:<name as in RFC 4514>')
+    if password is None and not certificates:
+        raise table.mistake('password', 'or certificates must be there')
+    login_id = table.take('cli_user', str), os.path.join(folder, table.take('key', str))
+    if login_id not in keys:
+        keys[login_id] = CliLogin(login_id[0], _read_key(login_id[1]))
+    commands = table.texts('commands')
+    for command in commands:
+        if command not in COMMANDS:
+            raise table.mistake('commands', 'has an unknown command: %s' % command)
+    clients = table.networks('clients')
+    table.end()
+    return User(name, password, certificates, keys[login_id], login_id, commands, clients)

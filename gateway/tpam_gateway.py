@@ -1,0 +1,605 @@
+"""A gateway from XML-RPC over TLS to TPAM's command line over SSH.
+
+serve   Serves until SIGTERM. SIGHUP reads the configuration and the certificates again.
+check   Tries the configuration, TLS, and the log-in at each TPAM, and sends ListSystems.
+hash    Asks for a password and prints its hash for the configuration.
+
+See README.md. docs/protocol.md describes the calls. Python 3.9 and later.
+"""
+import argparse
+import asyncio
+import base64
+import binascii
+import getpass
+import hashlib
+import hmac
+import json
+import logging
+import os
+import queue
+import re
+import secrets
+import signal
+import socket
+import ssl
+import sys
+import threading
+import time
+import xmlrpc.client
+from concurrent.futures import ThreadPoolExecutor
+
+from aiohttp import web
+from cryptography import x509
+from defusedxml.xmlrpc import DefusedExpatParser
+
+import commands
+from commands import Fault, OutcomeUnknown, Refused
+from settings import (Mistake, contains, hash_password, read_settings, verify_password)
+from ssh import CliUser, Node, NotSent, TookTooLong
+
+MAX_HEAD, MAX_BODY = 16 * 1024, 64 * 1024  # bytes; docs/protocol.md
+MAX_CONNECTIONS, MAX_STRANGERS = 1000, 20  # a stranger is at no address of any user
+HANDSHAKE_TIME, HEAD_TIME, BODY_TIME, SEND_TIME = 10, 10, 10, 30  # seconds
+KEEP_OPEN = 90       # seconds; the plugin asks again after up to 60
+WRONG_PASSWORD = 1   # seconds that each wrong password takes
+BAD_XML = -32700
+DUMMY_HASH = hash_password('')  # for unknown names, so that they take as long as known ones
+LOGGED = {'system': 'SystemName', 'account': 'AccountName', 'request': 'RequestID'}
+NOT_IN_XML = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]')
+
+
+class HttpError(Exception):
+    """The call ends with this HTTP status; the text is the outcome in the log."""
+
+    def __init__(self, status, outcome):
+        Exception.__init__(self, outcome)
+        self.status = status
+
+
+# ---- the log -------------------------------------------------------------------------------------
+
+class Log:
+    """JSON lines to a file or, without a path, to stdout. A thread writes them: a disk that is full
+    or slow stops no call. Lines that cannot be written are counted, and the count is logged."""
+
+    def __init__(self, path=None):
+        self._path = path
+        self._descriptor = 1
+        self.reopen()
+        self._lines = queue.Queue(10000)
+        self._lost, self._is_torn = 0, False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def reopen(self):
+        """Open the file again, because it may have been moved. Raises Mistake."""
+        if self._path is None:
+            return
+        before = self._descriptor
+        try:
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        except OSError as error:
+            raise Mistake('[server] log: %s: %s' % (self._path, error.strerror))
+        if before != 1:
+            os.close(before)
+
+    def write(self, **fields):
+        """Write one line with these fields."""
+        now = time.time()
+        stamp = time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))
+        try:
+            self._lines.put_nowait(dict({'time': '%s.%03dZ' % (stamp, now % 1 * 1000)}, **fields))
+        except queue.Full:
+            self._lost += 1
+
+    def close(self):
+        """Write what is waiting, for at most two seconds."""
+        self._lines.put(None)
+        self._thread.join(2)
+
+    def _run(self):
+        for fields in iter(self._lines.get, None):
+            if self._lost:
+                fields = dict(fields, lines_lost_before=self._lost)
+            line = json.dumps(fields).encode('ascii') + b'\n'
+            if self._is_torn:
+                line = b'\n' + line
+            try:
+                written = os.write(self._descriptor, line)
+            except OSError:
+                written = 0
+            self._is_torn = 0 < written < len(line) or (self._is_torn and written == 0)
+            self._lost = 0 if written == len(line) else self._lost + 1
+
+
+# ---- XML-RPC -------------------------------------------------------------------------------------
+
+def decode_call(body):
+    """Return (method, options) of a methodCall (bytes). Raises Fault."""
+    unmarshaller = xmlrpc.client.Unmarshaller()
+    try:
+        parser = DefusedExpatParser(unmarshaller, forbid_dtd=True)
+        parser.feed(body)
+        parser.close()
+        params, method = unmarshaller.close(), unmarshaller.getmethodname()
+    except Exception as error:  # a broken call raises any of a dozen classes
+        raise Fault(BAD_XML, 'not an XML-RPC call: %s' % type(error).__name__)
+    if not method:
+        raise Fault(BAD_XML, 'not an XML-RPC call: no methodName')
+    return method, params[0] if len(params) == 1 else params
+
+
+def encode_answer(answer):
+    """Return an answer (dict, or xmlrpc.client.Fault) as bytes."""
+    if isinstance(answer, dict):
+        answer = (_in_xml(answer),)
+    text = xmlrpc.client.dumps(answer, methodresponse=True)
+    return text.replace('\r', '&#13;').encode('utf-8')  # a parser would read \r as \n
+
+
+def _in_xml(value):
+    """Return a value with base64 in place of the texts that XML cannot carry."""
+    if isinstance(value, dict):
+        return {name: _in_xml(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_in_xml(member) for member in value]
+    if isinstance(value, str) and NOT_IN_XML.search(value):
+        return xmlrpc.client.Binary(value.encode('utf-8'))
+    return value
+
+
+# ---- who asks ------------------------------------------------------------------------------------
+
+class Authentication:
+    """Determine the user of a call. `settings` is the current configuration."""
+
+    def __init__(self, settings):
+        self.settings = settings
+        self._key = secrets.token_bytes(32)
+        self._verified = {}  # name: MAC of the password that was verified last
+        self._queues = {}    # (address, name): [lock, how many use it]
+        self._workers = ThreadPoolExecutor(2)
+
+    async def user(self, request, address):
+        """Return the User of a request. Raises HttpError."""
+        if not self.settings.is_client(address):
+            raise HttpError(403, 'address not allowed')
+        held = _certificate(request)
+        scheme, _, credentials = request.headers.get('Authorization', '').partition(' ')
+        if scheme.lower() == 'basic':
+            name, password = _basic(credentials)
+            user = self.settings.users.get(name)
+            is_good = await self._check_password(user, password, address)
+        else:
+            user, is_good = self._by_certificate(held), True
+        if user is None or not is_good:
+            raise HttpError(401, 'log-in failed')
+        if user.certificates and not held & set(user.certificates):
+            raise HttpError(401, 'client certificate missing or wrong')
+        if not contains(user.clients, address):
+            raise HttpError(403, 'address not allowed')
+        return user
+
+    def _by_certificate(self, held):
+        for user in self.settings.users.values():
+            if user.password is None and held & set(user.certificates):
+                return user
+        return None
+
+    async def _check_password(self, user, password, address):
+        """Return whether the password is right. Wrong ones for one name from one address are
+        checked one after the other, with a pause. Nobody else waits for them."""
+        hashed = DUMMY_HASH if user is None or user.password is None else user.password
+        mac = hmac.new(self._key, ('%s\0%s' % (hashed, password)).encode('utf-8', 'surrogatepass'),
+                       hashlib.sha256).digest()
+        key = address, user and user.name
+        waiting = self._queues.setdefault(key, [asyncio.Lock(), 0])
+        if self._is_verified(user, mac):
+            return True
+        waiting[1] += 1
+        try:
+            async with waiting[0]:
+                if self._is_verified(user, mac):  # by the call before this one
+                    return True
+                loop = asyncio.get_running_loop()
+                is_good = await loop.run_in_executor(
+                    self._workers, verify_password, password, hashed)
+                if is_good and user is not None and user.password is not None:
+                    self._verified[user.name] = mac
+                    return True
+                await asyncio.sleep(WRONG_PASSWORD)
+                return False
+        finally:
+            waiting[1] -= 1
+            if not waiting[1]:
+                self._queues.pop(key, None)
+
+    def _is_verified(self, user, mac):
+        return user is not None and hmac.compare_digest(self._verified.get(user.name, b''), mac)
+
+
+def _basic(credentials):
+    try:
+        name, colon, password = base64.b64decode(credentials).decode('utf-8').partition(':')
+    except (binascii.Error, UnicodeDecodeError):
+        raise HttpError(401, 'log-in failed')
+    return name, password
+
+
+def _certificate(request):
+    """Return what identifies the client certificate of a connection, as in the configuration."""
+    tls = request.get_extra_info('ssl_object')
+    der = tls.getpeercert(True) if tls is not None else None
+    if der is None:
+        return set()
+    subject = x509.load_der_x509_certificate(der).subject.rfc4514_string()
+    return {'sha256:' + hashlib.sha256(der).hexdigest(), 'subject:' + subject}
+
+
+# ---- a call --------------------------------------------------------------------------------------
+
+class Gateway:
+    """Serve the calls of one configuration, which reload() replaces."""
+
+    def __init__(self, path, settings, log):
+        self._path, self._settings, self._log = path, settings, log
+        self._authentication = Authentication(settings)
+        self._cli_users = _cli_users(settings)
+        self._timers = {}  # connection without a request yet: what ends it
+        self._tasks = set()
+        self._strangers = 0
+
+    async def handle(self, request):
+        """Answer one HTTP request, and log it."""
+        timer = self._timers.pop(request.protocol, None)
+        if timer is not None:
+            timer.cancel()
+        if request.method == 'GET' and request.path == '/healthz':
+            return await _send(request, await self._healthz())
+        began = time.monotonic()
+        line = dict.fromkeys(('user', 'client', 'command', 'system', 'account', 'request'))
+        line['client'] = _peer(request)
+        try:
+            body = encode_answer(await self._answer(request, line))
+            response = web.Response(body=body, content_type='text/xml', charset='utf-8')
+        except HttpError as error:
+            line['outcome'] = str(error)
+            response = web.Response(status=error.status, text=str(error) + '\n')
+            if error.status == 401:
+                response.headers['WWW-Authenticate'] = 'Basic realm="TPAM", charset="UTF-8"'
+        except Exception as error:  # a mistake in this program
+            line['outcome'] = 'internal error: %s' % type(error).__name__
+            logging.exception('internal error')
+            response = web.Response(status=500, text='internal error\n')
+        self._log.write(**line, ms=round(1000 * (time.monotonic() - began)))
+        return await _send(request, response)
+
+    async def _answer(self, request, line):
+        """Return the answer to a call: a dict, or xmlrpc.client.Fault. Fill in the line of the log.
+        Raises HttpError."""
+        if request.path != self._settings.path:
+            raise HttpError(404, 'wrong path')
+        if request.method != 'POST':
+            raise HttpError(405, 'not a POST')
+        if (request.content_length or 0) > MAX_BODY:
+            raise HttpError(413, 'body too long')
+        user = await self._authentication.user(request, line['client'])
+        line['user'] = user.name
+        try:
+            name, options = decode_call(await _read_body(request))
+            if name in commands.COMMANDS:
+                line['command'] = name
+            command = commands.command_line(name, options)
+            for field, option in LOGGED.items():
+                line[field] = options.get(option)
+            if name not in user.commands:
+                raise Refused('%s is not authorized to use %s through this gateway'
+                              % (user.name, name))
+            answer = await self._run(request, user, name, options, command)
+        except Fault as fault:
+            line['outcome'] = 'fault: %s' % fault
+            return xmlrpc.client.Fault(fault.code, str(fault))
+        except Refused as refusal:
+            line['outcome'] = 'refused: %s' % _without_texts(str(refusal), options)
+            return {'returnCode': commands.REFUSED, 'message': str(refusal)}
+        line['outcome'] = 'done'
+        if 'id' in answer:
+            line['request'] = answer['id']
+        return answer
+
+    async def _run(self, request, user, name, options, command):
+        is_repeatable = commands.is_repeatable(name, options)
+        try:
+            output = await self._cli_users[user.login_id].run(
+                command, is_repeatable, lambda: _is_open(request))
+            return commands.answer(name, output)
+        except NotSent as error:
+            if is_repeatable:
+                raise HttpError(503, 'not sent: %s' % error)
+            # The plugin reads a 503 to such a command as an unknown outcome. With this phrase it
+            # asks its next server.
+            raise Refused('%s was not sent to TPAM (%s), and is handled as if it were "%s"'
+                          % (name, error, commands.REPLICA))
+        except TookTooLong as error:
+            if is_repeatable:
+                raise HttpError(504, str(error))
+            raise HttpError(500, 'outcome unknown: %s' % error)
+        except OutcomeUnknown as error:
+            raise HttpError(500, 'outcome unknown: %s' % error)
+
+    async def _healthz(self):
+        up = [await cli_user.is_up() for cli_user in self._cli_users.values()]
+        response = web.Response(text='TPAM answers\n')
+        if not all(up):
+            response = web.Response(status=503, text='TPAM does not answer\n')
+        response.force_close()  # a stranger may not keep a connection
+        return response
+
+    # -- connections
+
+    async def serve(self):
+        """Serve until stop()."""
+        loop = asyncio.get_running_loop()
+        self._stopped = loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        seconds = self._settings.limits.command_timeout + self._settings.limits.connect_timeout
+        runner = web.ServerRunner(
+            web.Server(self.handle, keepalive_timeout=KEEP_OPEN, lingering_time=1, access_log=None,
+                       auto_decompress=False, max_line_size=MAX_HEAD, max_field_size=MAX_HEAD),
+            shutdown_timeout=seconds)
+        await runner.setup()
+        self._server = runner.server
+        listener = _listen(self._settings.listen)
+        self._log.write(event='started', listen='%s:%d' % listener.getsockname()[:2],
+                        warnings=warnings_of(self._settings))
+        accepting = loop.create_task(self._accept(listener))
+        await self._stopped
+        accepting.cancel()
+        listener.close()
+        await runner.cleanup()
+        self._log.write(event='stopped')
+
+    def stop(self):
+        """Finish the calls under way, and end serve()."""
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
+    def reload(self):
+        """Read the configuration again. A wrong one changes nothing. Calls under way go on as they
+        began."""
+        try:
+            settings = read_settings(self._path)
+            if (settings.listen, settings.log) != (self._settings.listen, self._settings.log):
+                raise Mistake('[server] listen and log need a restart')
+            self._log.reopen()
+        except Mistake as mistake:
+            self._log.write(event='not reloaded', reason=str(mistake))
+            return
+        for cli_user in self._cli_users.values():
+            self._start(cli_user.retire())
+        self._settings, self._cli_users = settings, _cli_users(settings)
+        self._authentication.settings = settings
+        self._log.write(event='reloaded', warnings=warnings_of(settings))
+
+    def _start(self, coroutine):
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, listener):
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, peer = await loop.sock_accept(listener)
+            except OSError:  # the other side has gone, or there are too many open files
+                await asyncio.sleep(0.1)
+                continue
+            self._start(self._connect(connection, peer[0]))
+
+    async def _connect(self, connection, address):
+        """Shake hands on a new connection, and give it to the HTTP server."""
+        settings = self._settings
+        is_stranger = not settings.is_client(address)
+        self._strangers += is_stranger
+        try:
+            if len(self._server.connections) + len(self._tasks) > MAX_CONNECTIONS or (
+                    is_stranger and self._strangers > MAX_STRANGERS):
+                connection.close()
+                return
+            context = settings.context
+            if contains(settings.old_clients, address):
+                context = settings.old_context
+            loop = asyncio.get_running_loop()
+            protocol = self._server()
+            self._timers[protocol] = loop.call_later(HEAD_TIME, self._end_silent, protocol)
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=context, ssl_handshake_timeout=HANDSHAKE_TIME)
+            while is_stranger and not transport.is_closing():
+                await asyncio.sleep(0.5)
+        except OSError as error:
+            self._log.write(client=address, outcome='no TLS: %s'
+                            % (getattr(error, 'reason', None) or error))
+        finally:
+            self._strangers -= is_stranger
+
+    def _end_silent(self, protocol):
+        if self._timers.pop(protocol, None) is not None:
+            protocol.force_close()
+
+
+def _cli_users(settings):
+    """Return {login_id: CliUser}. Users of the gateway with the same login share its connection."""
+    return {user.login_id: CliUser(settings.tpams, user.login, settings.limits)
+            for user in settings.users.values()}
+
+
+def _listen(address):
+    host, port = address
+    listener = socket.create_server(
+        (host, port), family=socket.AF_INET6 if ':' in host else socket.AF_INET, backlog=1024)
+    listener.setblocking(False)
+    return listener
+
+
+def warnings_of(settings):
+    """Return a line for each thing that is less safe than it could be."""
+    found = []
+    if settings.old_context is not None:
+        found.append('minimum_tls: TLS 1.0 or 1.1 with weak ciphers is allowed for %s'
+                     % ', '.join(str(network) for network in settings.old_clients))
+    if settings.limits.old_algorithms:
+        found.append('old_algorithms: SSH with SHA-1 and CBC is allowed to TPAM')
+    return found
+
+
+def _peer(request):
+    return request.transport.get_extra_info('peername')[0] if request.transport else ''
+
+
+def _is_open(request):
+    return request.transport is not None and not request.transport.is_closing()
+
+
+async def _read_body(request):
+    """Return the body of a request. Raises HttpError if it is too long or too slow."""
+    async def read():
+        blocks, size = [], 0
+        async for block in request.content.iter_any():
+            blocks.append(block)
+            size += len(block)
+            if size > MAX_BODY:
+                raise HttpError(413, 'body too long')
+        return b''.join(blocks)
+    try:
+        return await asyncio.wait_for(read(), BODY_TIME)
+    except asyncio.TimeoutError:
+        raise HttpError(408, 'body too slow')
+
+
+async def _send(request, response):
+    """Send a response here, where a client that does not read it can be given up."""
+    async def send():
+        await response.prepare(request)
+        await response.write_eof()
+    try:
+        await asyncio.wait_for(send(), SEND_TIME)
+    except (asyncio.TimeoutError, ConnectionError):
+        if request.transport is not None:
+            request.transport.abort()
+    return response
+
+
+def _without_texts(text, options):
+    """Return a text of TPAM for the log, without the texts of the caller that it may repeat."""
+    for name in commands.FREE_TEXTS:
+        value = options.get(name)
+        if isinstance(value, str) and value:
+            text = text.replace(value, '...')
+    return text
+
+
+# ---- the program ---------------------------------------------------------------------------------
+
+def serve(options):
+    """Serve until a signal -> exit status."""
+    settings = read_settings(options.config)
+    for warning in warnings_of(settings):
+        print('WARNING: ' + warning, file=sys.stderr, flush=True)
+    log = Log(settings.log)
+    logging.basicConfig(format='%(message)s')
+    logging.getLogger('asyncssh').setLevel(logging.CRITICAL)
+
+    async def run():
+        await Gateway(options.config, settings, log).serve()
+    try:
+        asyncio.run(run())
+    finally:
+        log.close()
+    return 0
+
+
+def check(options):
+    """Try the configuration, TLS and each TPAM -> exit status."""
+    settings = read_settings(options.config)
+    print('ok     the configuration and its files')
+    for warning in warnings_of(settings):
+        print('NOTE   ' + warning)
+    print('ok     TLS: %s' % _try_tls(settings))
+    return asyncio.run(_try_tpams(settings))
+
+
+def _try_tls(settings):
+    """Shake hands with ourselves -> text."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client_context.check_hostname, client_context.verify_mode = False, ssl.CERT_NONE
+    client = client_context.wrap_bio(to_client, to_server)
+    server = settings.context.wrap_bio(to_server, to_client, server_side=True)
+    for side in (client, server, client, server):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            raise Mistake('[server] certificate: no handshake with it succeeds: %s' % error)
+    certificate = x509.load_der_x509_certificate(client.getpeercert(True))
+    return '%s, certificate %s until %s' % (
+        client.version(), certificate.subject.rfc4514_string(), certificate.not_valid_after_utc)
+
+
+async def _try_tpams(settings):
+    status = 0
+    logins = {user.login_id: user.login for user in settings.users.values()}
+    for login in logins.values():
+        for tpam in settings.tpams:
+            node = Node(tpam, login, settings.limits)
+            about = '%s at %s' % (login.name, node.name)
+            try:
+                began = time.monotonic()
+                output = await node.run(commands.command_line('ListSystems', {'MaxRows': 1}))
+                answer = commands.answer('ListSystems', output)
+                print('ok     %s: ListSystems answered with %d rows in %.2f s'
+                      % (about, answer['count'], time.monotonic() - began))
+            except Refused as refusal:
+                print('NOTE   %s: the log-in works; ListSystems is refused: %s' % (about, refusal))
+            except Exception as error:
+                status = 1
+                print('WRONG  %s: %s' % (about, error))
+            node.close()
+    return status
+
+
+def hash_command(options):
+    """Ask for a password, and print its hash -> exit status."""
+    if sys.stdin.isatty():
+        password = getpass.getpass('Password: ')
+        if getpass.getpass('Once more: ') != password:
+            raise Mistake('the two passwords differ')
+    else:
+        password = sys.stdin.readline().rstrip('\n')
+    if not password:
+        raise Mistake('the password is empty')
+    print(hash_password(password))
+    return 0
+
+
+def main():
+    """Run the command of the command line -> exit status."""
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions = parser.add_subparsers(dest='action', required=True)
+    for name in ('serve', 'check'):
+        actions.add_parser(name).add_argument('--config', required=True, metavar='FILE')
+    actions.add_parser('hash')
+    options = parser.parse_args()
+    try:
+        return {'serve': serve, 'check': check, 'hash': hash_command}[options.action](options)
+    except Mistake as mistake:
+        print('tpam_gateway.py: %s' % mistake, file=sys.stderr)
+        return 2
+
+
+if __name__ == '__main__':
+    sys.exit(main())
