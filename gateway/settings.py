@@ -133,10 +133,8 @@ def _read_key(path):
     check_private(path)
     try:
         return asyncssh.read_private_key(path)
-    except asyncssh.KeyEncryptionError:
-        raise Mistake('%s: the key has a passphrase; use a CLI user without web access' % path)
-    except (OSError, asyncssh.KeyImportError) as error:
-        raise Mistake('%s: not a private key: %s' % (path, error))
+    except (OSError, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+        raise Mistake('%s: not a private key without a passphrase: %s' % (path, error))
 
 
 # ---- TOML ----------------------------------------------------------------------------------------

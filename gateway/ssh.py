@@ -32,7 +32,11 @@ class TookTooLong(Exception):
 
 
 class _Broken(Exception):
-    """The connection ended after the command was sent."""
+    """The connection ended, before or after the command was sent."""
+
+    def __init__(self, text, is_sent):
+        Exception.__init__(self, text)
+        self.is_sent = is_sent
 
 
 class Slots:
@@ -92,7 +96,7 @@ class _Session(asyncssh.SSHClientSession):
         self.status = status
 
     def exit_signal_received(self, signal, core_dumped, message, language):
-        self._end(_Broken('a signal ended the command'))
+        self._end(OutcomeUnknown('a signal ended the command'))
 
     def connection_lost(self, error):
         self._end(error)
@@ -155,8 +159,9 @@ class Node:
         if isinstance(error, asyncssh.PermissionDenied):
             return ('%s refuses the key of the CLI user %s; check its name (case counts), its key '
                     'and its addresses' % (self.name, self._user.name))
-        if isinstance(error, asyncssh.KeyExchangeFailed):
-            return '%s has no algorithm that is allowed; see [ssh] old_algorithms' % self.name
+        if isinstance(error, (asyncssh.KeyExchangeFailed, asyncssh.ConnectionLost)):
+            return ('%s ended the connection: has it another kind of host key than the pinned one, '
+                    'or does it need [ssh] old_algorithms?' % self.name)
         reason = str(error) or 'timed out after %g s' % self._limits.connect_timeout
         return '%s cannot be reached: %s' % (self.name, reason)
 
@@ -180,15 +185,16 @@ class Node:
         try:
             await connection.create_session(lambda: session, line, encoding=None)
             error = await asyncio.shield(session.ended)
+        except asyncssh.ChannelOpenError as failure:
+            error = failure
+            if not connection.is_closed():  # else it may have ended after the command was sent
+                raise NotSent('%s takes no command: %s' % (self.name, failure))
         except (OSError, asyncssh.Error) as failure:
             error = failure
-            is_refused = isinstance(failure, asyncssh.ChannelOpenError)
-            if not session.is_sent or (is_refused and not connection.is_closed()):
-                raise NotSent('%s takes no command: %s' % (self.name, failure))
         if isinstance(error, OutcomeUnknown):
             raise error
         if error is not None:
-            raise _Broken('%s ended the connection' % self.name)
+            raise _Broken('%s ended the connection' % self.name, session.is_sent)
 
     def _retire(self, connection):
         """Use this connection for no further command: it may be dead. Those on it may finish."""
@@ -255,15 +261,18 @@ class CliUser:
         return time.monotonic() > began + self._limits.command_timeout
 
     async def _run_on(self, node, line, is_repeatable):
+        """Run a command line, on a new connection if the kept one has ended."""
         try:
             return await node.run(line)
         except _Broken as error:
-            if not is_repeatable:
+            if error.is_sent and not is_repeatable:
                 raise OutcomeUnknown(str(error))
         try:
             return await node.run(line)
         except _Broken as error:
-            raise OutcomeUnknown(str(error))
+            if error.is_sent:
+                raise OutcomeUnknown(str(error))
+            raise NotSent(str(error))
 
     async def retire(self):
         """Close the connections after the commands that run or wait."""

@@ -9,7 +9,6 @@ See README.md. docs/protocol.md describes the calls. Python 3.9 and later.
 import argparse
 import asyncio
 import base64
-import binascii
 import getpass
 import hashlib
 import hmac
@@ -110,6 +109,25 @@ class Log:
                 written = 0
             self._is_torn = 0 < written < len(line) or (self._is_torn and written == 0)
             self._lost = 0 if written == len(line) else self._lost + 1
+
+
+class LogHandler(logging.Handler):
+    """Write errors of the libraries, and mistakes in this program, as lines of the Log: only what
+    they are and where, because their texts may quote a call."""
+
+    def __init__(self, log):
+        logging.Handler.__init__(self, logging.WARNING)
+        self._log = log
+
+    def emit(self, record):
+        kind, _, trace = record.exc_info or (None, None, None)
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        place = record.module, record.lineno
+        if trace is not None:
+            place = os.path.basename(trace.tb_frame.f_code.co_filename), trace.tb_lineno
+        self._log.write(event='error', source=record.name, error=kind and kind.__name__,
+                        place='%s:%d' % place)
 
 
 # ---- XML-RPC -------------------------------------------------------------------------------------
@@ -221,7 +239,7 @@ class Authentication:
 def _basic(credentials):
     try:
         name, colon, password = base64.b64decode(credentials).decode('utf-8').partition(':')
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         raise HttpError(401, 'log-in failed')
     return name, password
 
@@ -508,7 +526,7 @@ def serve(options):
     for warning in warnings_of(settings):
         print('WARNING: ' + warning, file=sys.stderr, flush=True)
     log = Log(settings.log)
-    logging.basicConfig(format='%(message)s')
+    logging.basicConfig(handlers=[LogHandler(log)])
     logging.getLogger('asyncssh').setLevel(logging.CRITICAL)
 
     async def run():

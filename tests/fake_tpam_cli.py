@@ -168,7 +168,7 @@ class FakeTpamCli:
     Switches, which may be set at any time: line_end; refusals ('stdout' or 'stderr'); exit_status (of every command);
     columns ('plain', 'added', 'reordered', 'short': without the empty last cells of a row); blank_line (before each
     header); delay (seconds for each command); refuses_keys; breaks (None, or (one of BREAKS, command): the connection
-    of the next such command breaks); refuses_channels.
+    of the next such command breaks).
     Counters: logins, connections (open now), lines (the command lines received), most_at_once.
     """
 
@@ -185,7 +185,7 @@ class FakeTpamCli:
         """Set all switches and counters back."""
         self.line_end, self.refusals, self.exit_status = '\r\n', 'stdout', 0
         self.columns, self.blank_line, self.delay = 'plain', False, 0
-        self.refuses_keys, self.breaks, self.refuses_channels = False, None, False
+        self.refuses_keys, self.breaks = False, None
         self.logins, self.lines, self.running, self.most_at_once = 0, [], 0, 0
 
     @property
@@ -372,9 +372,6 @@ class Login(asyncssh.SSHServer):
 
     def auth_completed(self):
         self.cli.logins += 1
-
-    def session_requested(self):
-        return not self.cli.refuses_channels
 
 
 # ---- the program ---------------------------------------------------------------------------------------------------

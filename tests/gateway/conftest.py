@@ -18,17 +18,26 @@ def keys():
     return dict((name, asyncssh.generate_private_key(kind)) for name, kind in USER_KEYS.items())
 
 
-@pytest.fixture
-def tpam():
-    return new_tpam()
+@pytest.fixture(scope='session')
+def shared_cli(keys):
+    """TPAM's command line for the whole run. The user sps logs in with the key ed25519, jdoe with that of DSA."""
+    users = {'sps': public(keys['ed25519']), 'jdoe': public(keys['dsa'])}
+    with FakeTpamCli(new_tpam(), users, host_key=keys['ecdsa']) as cli:
+        yield cli
 
 
 @pytest.fixture
-def cli(tpam, keys):
-    """TPAM's command line. The user sps logs in with the key ed25519, jdoe with the key of DSA."""
-    with FakeTpamCli(tpam, {'sps': public(keys['ed25519']), 'jdoe': public(keys['dsa'])},
-                     host_key=keys['ecdsa']) as server:
-        yield server
+def cli(shared_cli):
+    """TPAM's command line with a new TPAM behind it, and nobody logged in."""
+    shared_cli.hang_up()
+    shared_cli.tpam = new_tpam()
+    shared_cli.reset()
+    return shared_cli
+
+
+@pytest.fixture
+def tpam(cli):
+    return cli.tpam
 
 
 @pytest.fixture
@@ -46,7 +55,17 @@ def make(tmp_path, cli, keys):
         gateway.kill()
 
 
+@pytest.fixture(scope='session')
+def shared_gateway(tmp_path_factory, shared_cli, keys):
+    gateway = Gateway(tmp_path_factory.mktemp('gateway'), [shared_cli], keys['ed25519'],
+                      server={'minimum_tls': '1.0', 'old_clients': ['127.0.0.1']}).start()
+    yield gateway
+    gateway.kill()
+
+
 @pytest.fixture
-def gateway(make):
-    """A gateway that serves the API user sps, who logs in as sps."""
-    return make().start()
+def gateway(cli, shared_gateway):
+    """A gateway that serves the API user sps, who logs in as sps, with an empty log. Tests that change it make another.
+    """
+    shared_gateway.forget_log()
+    return shared_gateway

@@ -146,6 +146,10 @@ class Gateway:
             self.process.wait()
             self.process.stderr.close()
 
+    def forget_log(self):
+        """Empty the log."""
+        os.truncate(self.path('log'), 0)
+
     def log(self, **fields):
         """Return the lines of the log (dicts) that have these fields."""
         try:
@@ -180,7 +184,8 @@ class Gateway:
             pair = ('%s:%s' % (name, password)).encode('utf-8')
             headers['Authorization'] = 'Basic ' + base64.b64encode(pair).decode('ascii')
         used = connection or self.connection()
-        used.request('POST', path, body, dict({'Content-Type': 'text/xml'}, **headers))
+        used.request('POST', path, body, dict({'Content-Type': 'text/xml'}, **headers),
+                     encode_chunked='Transfer-Encoding' in headers)
         answer = Answer(used.getresponse())
         if connection is None:
             used.close()

@@ -1,0 +1,589 @@
+"""The gateway as a process between an HTTPS client and TPAM's command line."""
+import base64
+import concurrent.futures
+import hashlib
+import http.client
+import os
+import re
+import signal
+import socket
+import ssl
+import threading
+import time
+import warnings
+import xmlrpc.client
+
+import asyncssh
+import pytest
+
+from certs import make as certs
+from fake_tpam_cli import FakeTpamCli, USER_KEYS
+from gateway_world import API_PASSWORD, CHEAP_HASH, PASSWORD, cheap_hash, new_tpam, public, read
+from settings import Mistake, read_settings
+
+BY_NAMES = {'SystemName': 'WEB01', 'AccountName': 'root', 'ReasonText': 'jdoe,SPS,gateway,s-1'}
+ADD = {'SystemName': 'WEB01', 'AccountName': 'root', 'RequestNotes': 'jdoe,SPS,request,s-1', 'RequestImmediate': 'Y'}
+MIB = 1024 * 1024
+
+
+def until(condition):
+    """Wait until a condition holds."""
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def at_once(count, function):
+    """Call function() in so many threads -> what each of them returned."""
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        return [future.result() for future in [pool.submit(function) for _ in range(count)]]
+
+
+# ---- commands
+
+def test_each_command_of_the_protocol_is_carried_out(gateway, cli, tpam):
+    tpam.add_policy('jdoe', 'WEB01', 'root', 'Root')
+    added = gateway.call('AddPwdRequest', dict(ADD, ReleaseDuration=60))
+    assert added.code == 0 and added.id == '1001-1' and added.message.endswith('Active/Approved')
+    assert gateway.call('Retrieve', {'RequestID': '1001-1'}).message == PASSWORD
+    row, = gateway.call('GetPwdRequest', {'RequestID': '1001-1'}).rows
+    assert (row['RequestStatus'], row['ReleaseDuration']) == ('Active/Approved', '60')
+    row, = gateway.call('ListRequestDetails', {'RequestorName': 'sps', 'Status': 'OPEN', 'MaxRows': 1000}).rows
+    assert (row['RequestID'], row['RequestNotes']) == ('1001-1', ADD['RequestNotes'])
+    assert gateway.call('Cancel', {'RequestID': '1001-1', 'Comment': "it's done"}).code == 0
+    assert gateway.call('Retrieve', BY_NAMES).message == PASSWORD
+    row, = gateway.call('ListAssignedPolicies', {'UserName': 'jdoe', 'AllOrEffectiveFlag': 'E'}).rows
+    assert row['AccessPolicyName'] == 'Root'
+    assert gateway.call('ListAccounts', {'SystemName': 'WEB01', 'AccountName': 'root'}).count == 1
+    assert gateway.call('ListSystems', {'NetworkAddress': '10.0.0.5'}).rows[0]['SystemName'] == 'WEB01'
+    assert gateway.call('ListSystems', {'NetworkAddress': '10.0.0.9'}).rows == []
+    assert 'processed the password change' in gateway.call(
+        'ForceReset', {'SystemName': 'WEB01', 'AccountName': 'root'}).message
+    assert tpam.account('WEB01', 'root').password != PASSWORD
+    assert cli.logins == 1
+
+
+def test_a_refusal_has_tpams_words_and_a_wrong_call_is_a_fault(gateway, cli):
+    refused = gateway.call('Retrieve', dict(BY_NAMES, SystemName='NONE'))
+    assert (refused.code, refused.message) == (1, 'You are not authorized to perform this operation')
+    assert gateway.call('RetrieveKey', BY_NAMES).value.faultCode == -32601
+    fault = gateway.call('Retrieve', dict(BY_NAMES, ReasonText='x" --SystemName "y')).value
+    assert fault.faultCode == -32602 and 'option ReasonText' in fault.faultString
+    assert len(cli.lines) == 1
+
+
+@pytest.mark.parametrize('switches', [
+    {'line_end': '\n'}, {'columns': 'added'}, {'columns': 'reordered', 'blank_line': True}, {'columns': 'short'},
+    {'refusals': 'stderr'}])
+def test_the_differences_between_command_lines_do_not_show(gateway, cli, switches):
+    vars(cli).update(switches)
+    gateway.call('AddPwdRequest', ADD)
+    assert gateway.call('Retrieve', {'RequestID': '1001-1'}).message == PASSWORD
+    row, = gateway.call('GetPwdRequest', {'RequestID': '1001-1'}).rows
+    assert (row['RequestID'], row['RequestStatus'], row['MinApprovers']) == ('1001-1', 'Active/Approved', '0')
+    assert gateway.call('ListSystems', {'SystemName': 'WEB01'}).rows[0]['NetworkAddress'] == '10.0.0.5'
+    assert gateway.call('Retrieve', {'RequestID': '2-2'}).message == 'You are not authorized for request 2-2'
+
+
+def test_ids_without_a_suffix_and_as_a_number_are_taken(gateway, tpam):
+    tpam.request_ids = 'plain'
+    assert gateway.call('AddPwdRequest', ADD).id == '1001'
+    assert gateway.call('Cancel', {'RequestID': 1001}).code == 0
+
+
+@pytest.mark.parametrize('password', ['"`\\-;$(id)\'', '-', '--x', '\x1b\x07[é', '<&]]>密'])
+def test_every_password_of_one_word_arrives_as_it_is(gateway, tpam, password):
+    tpam.account('WEB01', 'root').password = password
+    message = gateway.call('Retrieve', BY_NAMES).message
+    assert (message.data.decode('utf-8') if isinstance(message, xmlrpc.client.Binary) else message) == password
+
+
+# ---- who may call
+
+def test_without_the_right_password_nobody_gets_through(gateway, cli):
+    for answer in (gateway.call('Retrieve', BY_NAMES, name=None), gateway.call('Retrieve', BY_NAMES, password='x'),
+                   gateway.call('Retrieve', BY_NAMES, name='nobody'), gateway.call('Retrieve', BY_NAMES, name='SPS'),
+                   gateway.post(b'', name=None, Authorization='Basic \xff'),
+                   gateway.post(b'', name=None, Authorization='Bearer x')):
+        assert answer.status == 401 and 'Basic' in answer.headers['WWW-Authenticate']
+    assert cli.lines == [] and cli.logins == 0
+    gateway.wait_for(6, outcome='log-in failed')
+    assert gateway.log(user='nobody') == []
+
+
+def test_wrong_passwords_are_slow_and_hold_up_nobody_else(make):
+    gateway = make(users=[{}, {'name': 'other'}]).start()
+    began = time.monotonic()
+    wrong = threading.Thread(target=at_once, args=(3, lambda: gateway.call('ListSystems', password='wrong')))
+    wrong.start()
+    until(lambda: gateway.log(outcome='log-in failed'))
+    assert gateway.call('ListSystems', name='other').status == 200
+    assert wrong.is_alive()
+    wrong.join()
+    assert time.monotonic() - began >= 3    # one second for each
+
+
+def test_the_hash_that_the_program_makes_is_taken(make):
+    gateway = make()
+    status, made = gateway.run('hash', input=API_PASSWORD + '\n')
+    assert status == 0 and re.fullmatch(r'scrypt\$16384\$8\$1\$\S+\n', made)
+    gateway.configure([{'password': made.strip()}])
+    gateway.start()
+    answers = at_once(10, lambda: gateway.call('ListSystems'))      # one of them verifies, the others wait for it
+    assert [answer.status for answer in answers] == [200] * 10
+    assert gateway.call('ListSystems', password=API_PASSWORD + ' ').status == 401
+
+
+def with_client_certificate(gateway, name):
+    context = gateway.context()
+    context.load_cert_chain(certs.path(name))
+    return gateway.connection(context)
+
+
+def fingerprint(name):
+    pem, end, _ = read('certs/%s.pem' % name).partition('-----END CERTIFICATE-----')
+    return 'sha256:' + hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem + end)).hexdigest()
+
+
+def ca_of_clients():
+    return {'client_ca': certs.path('client-ca')}
+
+
+@pytest.mark.parametrize('certificate', ['fingerprint', 'subject'])
+def test_a_client_certificate_is_enough_where_no_password_is_set(make, certificate):
+    names = {'fingerprint': fingerprint('client'), 'subject': 'subject:CN=sps,O=TPAM test'}
+    gateway = make(users=[{'password': None, 'certificates': [names[certificate]]}], server=ca_of_clients()).start()
+    assert gateway.call('ListSystems', name=None, connection=with_client_certificate(gateway, 'client')).status == 200
+    assert gateway.call('ListSystems', name=None).status == 401
+    assert gateway.call('ListSystems').status == 401
+    with pytest.raises((ssl.SSLError, ConnectionError, http.client.BadStatusLine)):
+        gateway.call('ListSystems', name=None, connection=with_client_certificate(gateway, 'client-of-other-ca'))
+
+
+def test_certificate_and_password_can_both_be_required(make):
+    users = [{'certificates': [fingerprint('client')]}, {'name': 'other', 'certificates': ['subject:CN=x']}]
+    gateway = make(users=users, server=ca_of_clients()).start()
+    assert gateway.call('ListSystems', connection=with_client_certificate(gateway, 'client')).status == 200
+    assert gateway.call('ListSystems').status == 401
+    assert gateway.call('ListSystems', name=None, connection=with_client_certificate(gateway, 'client')).status == 401
+    assert gateway.call('ListSystems', name='other',
+                        connection=with_client_certificate(gateway, 'client')).status == 401
+
+
+def test_each_user_has_addresses_commands_and_a_cli_user(make, cli, keys):
+    gateway = make()
+    gateway.write('id_dsa', keys['dsa'].export_private_key('pkcs1-pem').decode('ascii'))
+    gateway.configure([{}, {'name': 'jdoe', 'cli_user': 'jdoe', 'key': 'id_dsa', 'commands': ['AddPwdRequest']},
+                       {'name': 'far', 'clients': ['192.0.2.0/24']}])
+    gateway.start()
+    assert gateway.call('AddPwdRequest', ADD, name='jdoe').code == 0
+    assert cli.tpam.audit[-1].user == 'jdoe'
+    refused = gateway.call('ListSystems', name='jdoe')
+    assert refused.code == 1 and 'not authorized to use ListSystems' in refused.message
+    assert gateway.call('ListSystems', name='far').status == 403
+    assert len(cli.lines) == 1
+
+
+def test_an_address_of_no_user_is_refused_before_any_password_is_checked(make):
+    gateway = make(users=[{'clients': ['192.0.2.1']}]).start()
+    began = time.monotonic()
+    assert gateway.call('ListSystems', password='wrong').status == 403
+    assert time.monotonic() - began < 1
+    connection = gateway.connection()
+    connection.request('GET', '/healthz')
+    assert connection.getresponse().status == 200
+
+
+# ---- SSH
+
+def test_one_connection_serves_many_commands_and_is_reopened(gateway, cli):
+    assert {answer.status for answer in at_once(20, lambda: gateway.call('ListSystems'))} == {200}
+    assert cli.logins == 1 and len(cli.lines) == 20
+    cli.hang_up()
+    assert gateway.call('ListSystems').count == 1
+    assert cli.logins == 2
+
+
+def test_commands_above_the_limit_wait_in_order(make, cli):
+    gateway = make(ssh={'max_commands': 2}).start()
+    cli.delay = 0.2
+    threads = []
+    for number in range(8):
+        threads.append(threading.Thread(target=gateway.call, args=('ListSystems', {'SystemName': 'W%d' % number})))
+        threads[-1].start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    assert cli.most_at_once == 2
+    assert [line[-3:-1] for line in cli.lines] == ['W%d' % number for number in range(8)]
+
+
+def test_a_command_that_waits_is_not_sent_when_its_client_has_gone(make, cli, tpam):
+    gateway = make(ssh={'max_commands': 1}).start()
+    cli.delay = 1
+    slow = threading.Thread(target=gateway.call, args=('ListSystems',))
+    slow.start()
+    until(lambda: cli.lines)
+    connection = gateway.connection(timeout=0.3)
+    with pytest.raises(socket.timeout):
+        gateway.call('AddPwdRequest', ADD, connection=connection)
+    connection.close()
+    slow.join()
+    line = gateway.wait_for(command='AddPwdRequest')
+    assert 'nobody waits' in line['outcome'] and tpam.requests == {}
+
+
+@pytest.mark.parametrize('kind, text', [('ecdsa', 'has another host key than the pinned one'),
+                                        ('rsa', 'another kind of host key than the pinned one')])
+def test_another_host_key_than_the_pinned_one_is_never_used(make, cli, kind, text):
+    gateway = make(tpam={'host_key': public(asyncssh.generate_private_key(USER_KEYS[kind]))}).start()
+    assert gateway.call('Retrieve', BY_NAMES).status == 503
+    assert text in gateway.wait_for(client='127.0.0.1')['outcome']
+    assert cli.logins == 0
+
+
+def test_a_revoked_key_is_told_as_such_and_works_again_when_it_is_given_back(gateway, cli):
+    cli.refuses_keys = True
+    assert gateway.call('ListSystems').status == 503
+    assert 'refuses the key of the CLI user sps' in gateway.wait_for(client='127.0.0.1')['outcome']
+    cli.refuses_keys = False
+    until(lambda: gateway.call('ListSystems').status == 200)
+
+
+def test_an_old_tpam_is_reached_with_its_old_algorithms(make, tpam, keys):
+    with FakeTpamCli(tpam, {'sps': public(keys['ed25519'])}, host_key=keys['rsa'], old=True) as cli:
+        strict, lax = make([cli]).start(), make([cli], ssh={'old_algorithms': True}).start()
+        assert strict.call('ListSystems').status == 503
+        assert 'old_algorithms' in strict.wait_for(client='127.0.0.1')['outcome']
+        assert lax.call('ListSystems').status == 200
+
+
+@pytest.mark.parametrize('command, options', [
+    ('AddPwdRequest', ADD), ('Retrieve', {'RequestID': '1001-1'}), ('Cancel', {'RequestID': '1001-1'}),
+    ('ForceReset', {'SystemName': 'WEB01', 'AccountName': 'root'})])
+@pytest.mark.parametrize('moment', ['before', 'after', 'half'])
+def test_a_command_that_changes_something_is_never_run_twice(gateway, cli, tpam, moment, command, options):
+    if command != 'AddPwdRequest':
+        tpam.add_request('sps', 'WEB01', 'root')
+    cli.breaks = (moment, command)
+    answer = gateway.call(command, options)
+    assert answer.status == 500 and b'outcome unknown' in answer.body
+    assert len(cli.lines) == 1
+    assert gateway.call('ListSystems').status == 200
+
+
+@pytest.mark.parametrize('moment', ['before', 'after', 'half'])
+def test_a_command_that_changes_nothing_is_run_again(gateway, cli, moment):
+    cli.breaks = (moment, 'Retrieve')
+    assert gateway.call('Retrieve', BY_NAMES).message == PASSWORD
+    assert len(cli.lines) == 2
+
+
+def test_a_command_has_a_time_limit_which_says_whether_the_outcome_is_known(make, cli):
+    gateway = make(ssh={'command_timeout': 1.0}).start()
+    cli.delay = 3
+    assert gateway.call('ListSystems').status == 504
+    assert gateway.call('AddPwdRequest', ADD).status == 500
+    cli.delay = 0
+    assert gateway.call('ListSystems').status == 200
+
+
+def test_a_command_that_was_certainly_not_sent_is_refused_in_words_that_lead_to_the_next_server(gateway, cli, tpam):
+    cli.refuses_keys = True
+    for command, options in (('AddPwdRequest', ADD), ('Cancel', {'RequestID': '1001-1'})):
+        refused = gateway.call(command, options)
+        assert refused.code == 1 and 'not available on a failed over replica' in refused.message
+    assert gateway.call('ListSystems').status == 503
+    assert tpam.audit == []
+
+
+@pytest.fixture
+def pair(make, cli, keys):
+    """A gateway in front of two TPAMs, and these two."""
+    with FakeTpamCli(new_tpam(), {'sps': public(keys['ed25519'])}, host_key=keys['rsa']) as second:
+        yield make([cli, second], ssh={'connect_timeout': 1.0}).start(), cli, second
+
+
+def test_the_next_tpam_is_asked_where_the_first_is_down_or_a_replica(pair):
+    gateway, first, second = pair
+    assert gateway.call('AddPwdRequest', ADD).code == 0
+    assert len(first.tpam.requests) == 1
+    first.tpam.replica = True
+    assert gateway.call('AddPwdRequest', ADD).code == 0
+    assert len(second.tpam.requests) == 1
+    assert gateway.call('Cancel', {'RequestID': '1001-1'}).code == 0
+    assert [line.split()[0] for line in first.lines] == ['AddPwdRequest'] * 2   # the last that answered comes first
+    second.refuses_keys = True
+    second.hang_up()
+    until(lambda: gateway.call('ListSystems').status == 200)
+    assert first.lines[-1] == 'ListSystems'
+
+
+def test_a_tpam_of_which_nothing_is_heard_holds_up_calls_only_once(make, cli, keys):
+    with socket.create_server(('127.0.0.1', 0)) as silent:
+        class Silent:
+            host, port, known_host = '127.0.0.1', silent.getsockname()[1], cli.known_host
+        gateway = make([Silent, cli], ssh={'connect_timeout': 1.0}).start()
+        began = time.monotonic()
+        assert {answer.status for answer in at_once(20, lambda: gateway.call('ListSystems'))} == {200}
+        assert time.monotonic() - began < 10
+
+
+# ---- TLS
+
+def test_tls_1_0_is_refused_unless_it_is_allowed_for_an_address(make):
+    old = {'server': {'minimum_tls': '1.0', 'old_clients': ['127.0.0.1']}}
+    new, both, elsewhere = make(), make(**old), make(server=dict(old['server'], old_clients=['192.0.2.1']))
+    for gateway in (new, both, elsewhere):
+        gateway.start()
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', DeprecationWarning)
+            context = gateway.context(maximum_version=ssl.TLSVersion.TLSv1)
+            context.minimum_version = ssl.TLSVersion.TLSv1
+            context.set_ciphers('AES128-SHA:@SECLEVEL=0')
+        if gateway is both:
+            assert gateway.call('ListSystems', connection=gateway.connection(context)).status == 200
+            assert gateway.call('ListSystems').status == 200
+        else:
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                gateway.call('ListSystems', connection=gateway.connection(context))
+            assert gateway.wait_for(client='127.0.0.1')['outcome'].startswith('no TLS: ')
+    assert 'TLS 1.0' in both.stop()[1] and 'TLS 1.0' in both.log(event='started')[0]['warnings'][0]
+
+
+def test_a_reload_changes_users_certificate_and_keys_and_drops_no_call(make, cli):
+    gateway = make().start()
+    cli.delay = 1.5
+    answers = []
+    under_way = threading.Thread(target=lambda: answers.append(gateway.call('Retrieve', BY_NAMES)))
+    under_way.start()
+    until(lambda: cli.lines)
+    gateway.write('tls.pem', read('certs/san-first.pem'))
+    text = open(gateway.config).read().replace(CHEAP_HASH, cheap_hash('new password'))
+    gateway.write('gateway.toml', re.sub('listen = .*', 'listen = "127.0.0.1:0"', text))
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.wait_for(event='reloaded')
+    cli.delay = 0
+    connection = gateway.connection()
+    assert gateway.call('ListSystems', password='new password', connection=connection).status == 200
+    assert 'san-first' in str(connection.sock.getpeercert()['subject'])
+    assert gateway.call('ListSystems').status == 401
+    under_way.join()
+    assert answers[0].message == PASSWORD
+
+
+def test_a_wrong_configuration_is_not_loaded(make):
+    gateway = make().start()
+    gateway.write('gateway.toml', 'x = 1\n')
+    gateway.process.send_signal(signal.SIGHUP)
+    assert 'missing' in gateway.wait_for(event='not reloaded')['reason']
+    assert gateway.call('ListSystems').status == 200
+
+
+def test_the_end_waits_for_the_calls_under_way(make, cli, tpam):
+    gateway = make().start()
+    cli.delay = 1
+    answers = []
+    under_way = threading.Thread(target=lambda: answers.append(gateway.call('AddPwdRequest', ADD)))
+    idle = gateway.connection()
+    gateway.call('RetrieveKey', connection=idle)
+    under_way.start()
+    until(lambda: cli.lines)
+    assert gateway.stop() == (0, '')
+    under_way.join()
+    assert answers[0].id == '1001-1'
+    assert gateway.log(event='stopped')
+
+
+# ---- what is hostile, slow or broken
+
+@pytest.mark.parametrize('body', [
+    b'', b'not XML', b'<methodCall><methodName>ListSystems</methodName>', b'<methodCall/>', b'\xff\xfe<', b'<a/>' * 9,
+    b'<!DOCTYPE x [<!ENTITY e "x">]><methodCall><methodName>&e;</methodName></methodCall>',
+    b'<methodCall><methodName>ListSystems</methodName><params><param><value><int>1e9</int></value></param></params>'
+    b'</methodCall>'] + [
+    b'<methodCall><methodName>ListSystems</methodName><params><param>' + b'<value><array><data>' * 3000])
+def test_malformed_xml_is_a_fault(gateway, cli, body):
+    fault = gateway.post(body).value
+    assert fault.faultCode in (-32700, -32602)
+    assert cli.lines == []
+
+
+def test_a_call_with_two_parameters_is_a_fault(gateway):
+    body = xmlrpc.client.dumps(({}, {}), 'ListSystems').encode('ascii')
+    assert gateway.post(body).value.faultCode == -32602
+
+
+def test_another_path_or_method_is_not_served(gateway):
+    assert gateway.post(b'', path='/').status == 404
+    connection = gateway.connection()
+    connection.request('GET', '/RPC2')
+    assert connection.getresponse().status == 405
+
+
+def test_a_body_of_20_mib_is_refused_early(gateway):
+    for headers in ({}, {'Transfer-Encoding': 'chunked'}):
+        body = iter([b'x' * MIB] * 20) if headers else b'x' * 20 * MIB
+        try:
+            assert gateway.post(body, **headers).status == 413
+        except ConnectionError:     # it was refused while it was being sent
+            assert gateway.wait_for(outcome='body too long')
+    assert gateway.call('ListSystems').status == 200
+
+
+def test_silent_and_dripping_clients_are_given_up_and_delay_nobody(gateway):
+    address = ('127.0.0.1', gateway.port)
+    plain = [socket.create_connection(address) for _ in range(20)]
+    context = gateway.context()
+    silent, head, body = [context.wrap_socket(socket.create_connection(address), server_hostname='localhost')
+                          for _ in range(3)]
+    head.sendall(b'POST /RPC2 HTTP/1.1\r\nHost: x\r\nX-Part')
+    body.sendall(b'POST /RPC2 HTTP/1.1\r\nHost: x\r\nAuthorization: Basic ' + basic() +
+                 b'\r\nContent-Length: 1000\r\n\r\n<methodCall>')
+    assert gateway.call('Retrieve', BY_NAMES).message == PASSWORD
+    gateway.wait_for(outcome='body too slow')
+    for connection in [silent, head, body] + plain:
+        connection.settimeout(20)
+        try:
+            while connection.recv(65536):
+                pass
+        except ConnectionError:
+            pass
+        connection.close()
+
+
+def basic():
+    return base64.b64encode(('sps:' + API_PASSWORD).encode('utf-8'))
+
+
+def test_200_clients_at_once_are_served(gateway, cli):
+    def client():
+        connection = gateway.connection()
+        return [gateway.call('Retrieve', BY_NAMES, connection=connection).message for _ in range(2)]
+    assert at_once(200, client) == [[PASSWORD] * 2] * 200
+    assert cli.logins == 1 and cli.most_at_once <= 4
+
+
+def test_a_full_disk_under_the_log_stops_no_call(make):
+    gateway = make()
+    os.symlink('/dev/full', gateway.path('log'))
+    gateway.configure(server={'listen': '127.0.0.1:%d' % free_port()})
+    gateway.port = int(re.search(r'listen = "127.0.0.1:(\d+)"', open(gateway.config).read()).group(1))
+    gateway.wait_for = lambda **_: {'listen': 'x:%d' % gateway.port}
+    gateway.start()
+    until(lambda: socket.socket().connect_ex(('127.0.0.1', gateway.port)) == 0)
+    assert gateway.call('AddPwdRequest', ADD).code == 0
+    assert gateway.call('Cancel', {'RequestID': '1001-1'}).code == 0
+    assert gateway.stop()[0] == 0
+
+
+def free_port():
+    with socket.create_server(('127.0.0.1', 0)) as found:
+        return found.getsockname()[1]
+
+
+# ---- the log
+
+def test_a_call_is_one_line_without_secrets(gateway):
+    gateway.call('AddPwdRequest', dict(ADD, RequestNotes='notes-secret', TicketSystemName='T', TicketNumber='n-secret'))
+    gateway.call('AddPwdRequest', ADD)
+    gateway.call('Retrieve', dict(BY_NAMES, ReasonText='reason-secret'))
+    gateway.call('ListSystems', password='wrong-secret')
+    gateway.wait_for(4, event=None)
+    first, second, third, fourth = gateway.log(event=None)
+    assert {name: value for name, value in second.items() if name not in ('time', 'ms')} == {
+        'user': 'sps', 'client': '127.0.0.1', 'command': 'AddPwdRequest', 'system': 'WEB01', 'account': 'root',
+        'request': '1001-1', 'outcome': 'done'}
+    assert re.fullmatch(r'\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z', second['time']) and second['ms'] >= 0
+    assert first['outcome'].startswith('refused: Ticket System T failed')
+    assert (third['outcome'], fourth['outcome']) == ('done', 'log-in failed')
+    text = open(gateway.path('log')).read()
+    for secret in ('secret', 'écret', API_PASSWORD, PASSWORD, 'Authorization', 'scrypt'):
+        assert secret not in text
+
+
+def test_health_is_whether_tpam_answers(gateway, cli):
+    def health():
+        connection = gateway.connection()
+        connection.request('GET', '/healthz')
+        return connection.getresponse().status
+    assert health() == 200
+    cli.refuses_keys = True
+    cli.hang_up()
+    assert health() == 503
+    cli.refuses_keys = False
+    until(lambda: health() == 200)
+    assert gateway.log(event=None) == []
+
+
+# ---- the configuration
+
+def test_check_tries_everything_and_changes_nothing(make, cli, tpam):
+    gateway = make()
+    status, output = gateway.run('check', '--config', gateway.config)
+    assert status == 0, output
+    assert 'ListSystems answered with 1 rows' in output and 'CN=good' in output
+    assert cli.lines == ['ListSystems --MaxRows "1"']
+
+
+@pytest.mark.parametrize('change, status, text', [
+    (lambda cli, tpam: setattr(cli, 'refuses_keys', True), 1, 'refuses the key of the CLI user sps'),
+    (lambda cli, tpam: tpam.add_user('sps', admin=False), 0, 'ListSystems is refused: sps is not authorized'),
+])
+def test_check_says_what_is_wrong_with_tpam(make, cli, tpam, change, status, text):
+    gateway = make()
+    change(cli, tpam)
+    found, output = gateway.run('check', '--config', gateway.config)
+    assert found == status and text in output
+
+
+@pytest.mark.parametrize('options, text', [
+    ({'server': {'nonsense': 1}}, r'\[server\] nonsense is unknown'),
+    ({'server': {'certificate': None}}, r'\[server\] certificate is missing'),
+    ({'server': {'certificate': 'none.pem'}}, 'none.pem: No such file'),
+    ({'server': {'certificate': 'id_tpam'}}, 'holds no certificate'),
+    ({'server': {'minimum_tls': '1.0'}}, r'\[server\] old_clients must name the addresses'),
+    ({'server': {'minimum_tls': 'SSLv3'}}, r'\[server\] minimum_tls must be one of'),
+    ({'server': {'listen': 'a:b:c'}}, r'\[server\] listen must be'),
+    ({'ssh': {'max_commands': 0}}, 'must be positive'),
+    ({'ssh': {'max_commands': '4'}}, r'\[ssh\] max_commands must be a int'),
+    ({'tpam': {'host_key': 'x'}}, r'\[tpam\] host_key must be'),
+    ({'tpam': {'host_key': None}}, r'\[tpam\] host_key is missing'),
+    ({'users': [{'password': 'Tr0ub4dor'}]}, r'\[user\] \[name sps\] password must be a hash'),
+    ({'users': [{'password': None}]}, 'password or certificates must be there'),
+    ({'users': [{'certificates': ['abc']}]}, 'certificates must be sha256'),
+    ({'users': [{'certificates': ['subject:CN=x']}]}, 'client_ca is missing'),
+    ({'users': [{'commands': ['RetrieveKey']}]}, 'unknown command: RetrieveKey'),
+    ({'users': [{'clients': None}]}, 'clients is missing'),
+    ({'users': [{'clients': ['10.0.0.1/8']}]}, 'clients has a wrong address'),
+    ({'users': [{}, {}]}, 'name sps is there twice'),
+    ({'users': []}, r'user is missing|at least one'),
+])
+def test_a_mistake_in_the_configuration_is_named(make, options, text):
+    gateway = make(**options)
+    with pytest.raises(Mistake, match=text) as caught:
+        read_settings(gateway.config)
+    assert 'Tr0ub4dor' not in str(caught.value)
+
+
+@pytest.mark.parametrize('action', ['serve', 'check'])
+def test_the_program_does_not_start_with_a_mistake(make, action):
+    gateway = make(server={'nonsense': 1})
+    assert gateway.run(action, '--config', gateway.config) == (
+        2, 'tpam_gateway.py: [server] nonsense is unknown\n')
+
+
+@pytest.mark.parametrize('name', ['gateway.toml', 'id_tpam', 'tls.pem'])
+def test_a_file_that_others_can_read_is_refused_at_start(make, name):
+    gateway = make()
+    os.chmod(gateway.path(name), 0o644)
+    with pytest.raises(Mistake, match=name + ': others can read it'):
+        read_settings(gateway.config)
+
+
+def test_a_key_with_a_passphrase_is_refused_at_start(make, keys):
+    gateway = make()
+    gateway.write('id_tpam', keys['ecdsa'].export_private_key('pkcs8-pem', 'phrase').decode('ascii'))
+    with pytest.raises(Mistake, match='not a private key without a passphrase'):
+        read_settings(gateway.config)
