@@ -3,6 +3,7 @@ import asyncio
 import base64
 import hashlib
 import http.client
+import importlib.util
 import json
 import os
 import signal
@@ -22,10 +23,16 @@ PROGRAM = os.path.join(package.ROOT, 'gateway', 'tpam_gateway.py')
 PASSWORD = 'Tr0ub4dor-&]]>%(x)s\'é密'       # one word, as TPAM's own passwords are
 
 
-def read(name):
-    """Return a file of tests/ as text."""
-    with open(os.path.join(package.ROOT, 'tests', name), encoding='utf-8') as content:
-        return content.read()
+def load_plugin_world():
+    """Return tests/conftest.py, whose name is that of the conftest of this folder, too."""
+    spec = importlib.util.spec_from_file_location('plugin_world', os.path.join(package.ROOT, 'tests', 'conftest.py'))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+plugin_world = load_plugin_world()
+read, API_PASSWORD = plugin_world.read, plugin_world.API_PASSWORD
 
 
 def public(key):
@@ -59,7 +66,6 @@ def ssh(cli, *lines, **options):
 
 # ---- the gateway ---------------------------------------------------------------------------------------------------
 
-API_PASSWORD = 'sécret; "x" %(y)s #1=2'
 COMMANDS = ['Retrieve', 'AddPwdRequest', 'GetPwdRequest', 'Cancel', 'ListRequestDetails', 'ListAssignedPolicies',
             'ListAccounts', 'ListSystems', 'ForceReset']
 
