@@ -1,5 +1,6 @@
 """The whole chain: the plugin as SPS runs it, TLS, the gateway, SSH, TPAM's command line."""
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,7 +14,8 @@ from fake_tpam import PENDING
 from fake_tpam_cli import FakeTpamCli
 from gateway_world import PASSWORD, new_tpam, plugin_world, public
 
-PYTHONS = plugin_world.PYTHONS[1:] or plugin_world.PYTHONS      # the appliance's, where there are any
+# The interpreters that are nearest to the appliance's, where there are any.
+PYTHONS = [python for python in plugin_world.PYTHONS[1:] if shutil.which(python)] or plugin_world.PYTHONS[:1]
 
 
 class ChainWorld(plugin_world.World):
@@ -181,13 +183,18 @@ def test_what_tpam_is_not_to_be_asked_is_refused_by_the_gateway(world):
     assert 'option RequestNotes contains a double quote' in session.log
 
 
-def test_the_tool_that_tries_a_configuration_finds_no_fault_with_the_gateway(world, tmpdir):
+@pytest.mark.parametrize('words', [
+    ['check'],
+    ['server', '--system', 'WEB01', '--account', 'root', '--gateway-user', 'jdoe', '--changes'],
+    ['session', 'protocol=rdp', 'server_username=root', 'server_ip=10.0.0.5', 'gateway_username=jdoe'],
+])
+def test_the_tool_for_owners_of_servers_finds_no_fault_with_the_gateway(world, tmpdir, words):
+    world.tpam.add_policy('jdoe', 'WEB01', 'root', 'Root')
     config = tmpdir.join('my.cfg')
     config.write_text(plugin_world.configuration(**world.sections(tpam={'authorization': 'request'})), 'utf-8')
     tool = os.path.join(package.ROOT, 'tools', 'try_plugin.py')
-    for words in (['check'], ['session', 'protocol=rdp', 'server_username=root', 'server_ip=10.0.0.5',
-                              'gateway_username=jdoe']):
-        result = subprocess.run([sys.executable, tool] + words + ['--config', str(config), '--python', world.python],
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8', timeout=120)
-        assert result.returncode == 0, result.stdout
-        assert 'WRONG' not in result.stdout
+    result = subprocess.run([sys.executable, tool] + words + ['--config', str(config), '--python', world.python],
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding='utf-8', timeout=120)
+    assert result.returncode == 0, result.stdout
+    assert 'WRONG' not in result.stdout
+    assert world.tpam.active() == []
