@@ -12,6 +12,7 @@ from tpamerrors import (MAX_ID, MAX_MATCHED, Deadline, TpamConnectionEnded, Tpam
 from tpamrows import (ACTIVE, CLOSED, OPEN, active_requests, each, id_of, is_for_gateway_user,
                       is_of_another_session, is_of_session, last_notes, notes_of, same, state_of)
 
+NOT_BEGUN = (u'-32700', u'-32600', u'-32601', u'-32602')  # XML-RPC: faults of the call itself
 MAX_FOUND = 20    # requests of one session for one account: it never submits more than two
 MANY_ROWS = 1000  # by default a server lists 25, and this session's request may not be among them
 
@@ -99,6 +100,8 @@ def _hides_a_request(call, checkout, failure):
     and the check-in looks again.
     """
     if not isinstance(failure, TpamRefused) or not failure.is_fault or _is_scheduled(failure):
+        return False
+    if text(failure.code).strip() in NOT_BEGUN:
         return False
     checkout['server'] = call.client().server
     try:

@@ -1020,6 +1020,15 @@ def test_a_fault_that_added_no_request_is_a_refusal(quick):
     assert check_in(played.call('session_ended')) == 'nothing to check in'
 
 
+@pytest.mark.parametrize('code', tpamcheckout.NOT_BEGUN)
+def test_a_fault_of_the_call_itself_cannot_hide_a_request(quick, code):
+    def add_pwd_request(user, options):
+        raise Fault(int(code), 'option ReleaseDuration has a value that is not allowed')
+    quick.tpam.do_AddPwdRequest = add_pwd_request
+    assert session(quick, tpam=BY_REQUEST).call('get_password_list').credentials == []
+    assert 'ListRequestDetails' not in quick.tpam.commands()
+
+
 def test_a_request_that_may_hide_behind_a_fault_is_looked_for_at_the_check_in(quick):
     fails_after(quick, 'AddPwdRequest', MAIL)
     played = session(quick, tpam=BY_REQUEST)
