@@ -31,7 +31,7 @@ Recipe = collections.namedtuple('Recipe', 'wrong cn san san_first signer dates')
 def recipe(wrong, cn=None, san=LOCALHOST, san_first=False, signer='ca', dates=ALWAYS):
     """What a certificate shall be.
 
-    :param wrong: what is wrong with it, for the reader and for test reports.
+    :param wrong: what is wrong with it, or that it is accepted, for the reader and for test reports.
     :param cn: the common name; None for the certificate's own name.
     :param san: the subjectAltName as OpenSSL's configuration writes it (x509v3_config(5)); None for none.
     :param san_first: whether subjectAltName is the first extension.
@@ -57,14 +57,14 @@ AUTHORITIES = {
 }
 
 SERVER_RECIPES = {
-    'good': recipe('nothing'),
-    'chain': recipe('nothing: issued by an intermediate CA, which is in the file', signer='intermediate'),
-    'san-first': recipe('nothing: subjectAltName is the first extension', san_first=True),
-    'ip-san': recipe('nothing for addresses; names no host', san='IP:127.0.0.1, IP:::1'),
-    'upper-case': recipe('nothing: its DNS name is LOCALHOST', san='DNS:LOCALHOST'),
-    'trailing-dot': recipe('nothing: its DNS name is "localhost."', san='DNS:localhost.'),
-    'punycode': recipe('nothing for xn--mnchen-3ya.example.test', san='DNS:xn--mnchen-3ya.example.test'),
-    'wildcard': recipe('nothing for hosts under example.test', san='DNS:*.example.test'),
+    'good': recipe('accepted'),
+    'chain': recipe('accepted: issued by an intermediate CA, which is in the file', signer='intermediate'),
+    'san-first': recipe('accepted: subjectAltName is the first extension', san_first=True),
+    'ip-san': recipe('accepted for addresses; names no host', san='IP:127.0.0.1, IP:::1'),
+    'upper-case': recipe('accepted: its DNS name is LOCALHOST', san='DNS:LOCALHOST'),
+    'trailing-dot': recipe('accepted: its DNS name is "localhost."', san='DNS:localhost.'),
+    'punycode': recipe('accepted for xn--mnchen-3ya.example.test', san='DNS:xn--mnchen-3ya.example.test'),
+    'wildcard': recipe('accepted for hosts under example.test', san='DNS:*.example.test'),
     'cn-only': recipe('no subjectAltName; the CN is localhost', cn='localhost', san=None),
 
     'chain-missing': recipe('issued by an intermediate CA, which is not in the file', signer='intermediate'),
@@ -92,7 +92,7 @@ SERVER_RECIPES = {
 }
 
 CLIENT_RECIPES = {
-    'client': recipe('nothing: the client sps, issued by client-ca.pem', cn='sps', san=None, signer='client-ca'),
+    'client': recipe('accepted: the client sps, issued by client-ca.pem', cn='sps', san=None, signer='client-ca'),
     'client-of-other-ca': recipe('the client sps, issued by another CA', cn='sps', san=None, signer='other-ca'),
 }
 
