@@ -6,7 +6,7 @@ Three parts, from the inside out:
 * `FakeTpam` knows systems, accounts, users, requests and the rules between them. It knows neither HTTP nor XML.
 * `FakeTpamServer` serves one FakeTpam over HTTP/1.1, with or without TLS. How an answer is written is its *dialect*:
   the same answers, as servers in other languages write them.
-* the program: ``python tests/fake_tpam.py --port 8443`` serves demo data and prints how to reach it.
+* the program: ``python tests/fake_tpam.py --port 8443`` serves demo data and prints a configuration for it.
 
 Commands, options, columns, states and messages are TPAM's, as far as the plugin's protocol goes. The fake is strict
 about what it receives, because other servers may be: what the protocol does not allow is an XML-RPC fault.
@@ -803,6 +803,11 @@ class FakeTpamServer(socketserver.ThreadingMixIn, socketserver.TCPServer, object
             socketserver.TCPServer.handle_error(self, request, client_address)
 
 
+HERE = os.path.dirname(os.path.abspath(__file__))
+DEMO_CERT = os.path.join(HERE, 'certs', 'good.pem')
+CERTIFICATES = re.compile('-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----', re.S)
+
+
 def demo_tpam():
     """A FakeTpam with a few systems, for trying things out."""
     tpam = FakeTpam(request_ids='tpam')
@@ -811,7 +816,8 @@ def demo_tpam():
     tpam.add_system('WEB01', '10.0.0.5')
     tpam.add_system('DB01', '10.0.0.6')
     tpam.add_system('WIN01', '10.0.0.7', 'Windows')
-    tpam.add_account('WEB01', 'root', 'demo-web01-root')
+    with open(os.path.join(HERE, 'keys', 'rsa-3072.openssh')) as key:
+        tpam.add_account('WEB01', 'root', 'demo-web01-root', key=text(key.read()))
     tpam.add_account('DB01', 'root', 'demo-db01-root', min_approvers=1, approve_after=3)
     tpam.add_account('WIN01', 'Administrator', 'demo-win01-administrator')
     tpam.add_policy('jdoe', 'WEB01', 'root', 'Privileged')
@@ -819,19 +825,40 @@ def demo_tpam():
     return tpam
 
 
+# All of it is a configuration of the plugin.
 HOW_TO_REACH = """\
-A fake TPAM serves %(url)s to this machine only%(security)s. Ctrl-C ends it.
-User: sps, password: secret. Accounts: root on WEB01 (10.0.0.5), root on DB01 (10.0.0.6; requests are approved after
-3 s), Administrator on WIN01 (10.0.0.7).
+# A fake TPAM serves %(url)s to this machine only%(security)s. Ctrl-C ends it.
+# This text is a configuration for it. Paste it into a file, say my.cfg, and try:
+#   python3 tools/try_plugin.py check --config my.cfg
+#   python3 tools/try_plugin.py session --config my.cfg server_username=root server_ip=10.0.0.5 gateway_username=jdoe
+#
+# authorization   what the demo data allow
+#   gateway       everybody: root on WEB01 (10.0.0.5) with a password and an SSH key, root on DB01 (10.0.0.6), and
+#                 Administrator on WIN01 (10.0.0.7)
+#   policy        with required_policy=Privileged, jdoe: root on WEB01
+#   approval      jdoe: Administrator on WIN01, by a request that is active for two hours
+#   request       everybody: root on WEB01 at once, and root on DB01 when the request is approved, after 3 s
 
 [tpam]
-server=%(host)s:%(port)d
+server=localhost:%(port)d
 username=sps
 password=secret
 
 [tls]
 %(tls)s
 """
+
+
+def tls_options(cert, ca, client_ca):
+    """Return the lines under [tls] for this server. Without --ca: ca.pem beside the certificate, or itself."""
+    if not cert:
+        return 'enabled=no'
+    beside = os.path.join(os.path.dirname(cert), 'ca.pem')
+    with open(ca or (beside if os.path.exists(beside) else cert)) as content:
+        lines = ['ca_cert=' + '\n'.join(CERTIFICATES.findall(content.read()))]
+    if client_ca:
+        lines.append('# This server asks for a certificate.\n; client_cert=<PEM>')
+    return '\n'.join(lines)
 
 
 def port_number(word):
@@ -844,25 +871,28 @@ def port_number(word):
 
 def main():
     """Serve demo data until Ctrl-C."""
-    parser = argparse.ArgumentParser(description='Serve a fake TPAM with demo data on loopback.')
+    parser = argparse.ArgumentParser(description='Serve a fake TPAM with demo data on loopback, with TLS.')
     parser.add_argument('--port', type=port_number, default=8443, help='0 takes a free one (default: %(default)s)')
-    parser.add_argument('--cert', help='certificate and key in one PEM file; without it there is no TLS')
+    parser.add_argument('--cert', default=DEMO_CERT,
+                        help='certificate and key in one PEM file (default: a test certificate for localhost)')
+    parser.add_argument('--ca', help='PEM file with the CA of --cert, for the configuration that is printed')
+    parser.add_argument('--no-tls', action='store_true', help='serve plain HTTP')
     parser.add_argument('--client-ca', help='PEM file with the CA of client certificates, which are required then')
     parser.add_argument('--dialect', choices=DIALECTS, default='plain', help='how answers are written')
     parser.add_argument('--demo', action='store_true', help='print the audit trail while it grows')
     options = parser.parse_args()
-    if options.client_ca and not options.cert:
-        parser.error('--client-ca needs --cert')
-    for name in (options.cert, options.client_ca):
+    if options.client_ca and options.no_tls:
+        parser.error('--client-ca needs TLS')
+    cert = None if options.no_tls else options.cert
+    for name in (cert, options.client_ca):
         if name:
             open(name).close()  # the error of the module ssl would not name the file
+    tls = tls_options(cert, options.ca, options.client_ca)
     tpam, shown = demo_tpam(), 0
-    with FakeTpamServer(tpam, port=options.port, certfile=options.cert, client_ca=options.client_ca,
+    with FakeTpamServer(tpam, port=options.port, certfile=cert, client_ca=options.client_ca,
                         dialect=options.dialect) as server:
-        print(HOW_TO_REACH % {
-            'url': server.url, 'host': server.host, 'port': server.port,
-            'security': '' if options.cert else ', in plain HTTP without TLS',
-            'tls': 'ca_cert=<PEM of the CA that signed %s>' % options.cert if options.cert else 'enabled=no'})
+        print(HOW_TO_REACH % {'url': server.url, 'port': server.port, 'tls': tls,
+                              'security': '' if cert else ', in plain HTTP without TLS'})
         sys.stdout.flush()
         while True:
             time.sleep(0.2)

@@ -20,6 +20,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 import fake_tpam
+from conftest import TOOLS
 from fake_tpam import ACTIVE, APPROVED, CANCELED, DENIED, DIALECTS, EXPIRED, PENDING, FakeTpam, FakeTpamServer
 
 try:
@@ -869,7 +870,7 @@ def program(*arguments):
 
 
 def test_the_program_says_how_to_reach_it_and_ends_quietly():
-    with program('--demo') as (process, url, start):
+    with program('--demo', '--no-tls') as (process, url, start):
         proxy = ServerProxy(url.replace('://', '://sps:secret@'))
         assert proxy.Retrieve(ROOT)['message'] == 'demo-web01-root'
         proxy('close')()
@@ -886,5 +887,45 @@ def test_the_program_serves_tls_with_a_certificate():
         assert proxy.ListSystems({})['count'] == 3
         proxy('close')()
     assert 'without TLS' not in start
-    assert '[tls]\nca_cert=' in start
+    assert '[tls]\nca_cert=-----BEGIN CERTIFICATE-----\n' in start
+    assert 'client_cert' in start
     assert (process.returncode, process.rest, process.errors) == (130, '', '')
+
+
+def configured(start, directory, **options):
+    """The path of a configuration: what the program printed at its start, with more options of [tpam]."""
+    lines = ''.join('%s=%s\n' % option for option in sorted(options.items()))
+    path = os.path.join(str(directory), 'my.cfg')
+    with open(path, 'w') as out:
+        out.write(start.replace('[tpam]\n', '[tpam]\n' + lines))
+    return path
+
+
+def tried(*words):
+    """The exit status of try_plugin.py, and what it prints."""
+    process = subprocess.Popen([sys.executable, os.path.join(TOOLS, 'try_plugin.py')] + list(words),
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    output = process.communicate()[0]
+    return process.returncode, output
+
+
+def test_what_the_program_prints_is_a_configuration_as_it_is(tmpdir):
+    with program() as (process, url, start):
+        status, output = tried('check', '--config', configured(start, tmpdir))
+    assert status == 0, output
+    assert 'READY' in output
+
+
+@pytest.mark.parametrize('tpam, target', [
+    ({}, ('root', '10.0.0.5')), ({}, ('root', '10.0.0.6')), ({}, ('Administrator', '10.0.0.7')),
+    ({'authorization': 'policy', 'required_policy': 'Privileged'}, ('root', '10.0.0.5')),
+    ({'authorization': 'approval'}, ('Administrator', '10.0.0.7')),
+    ({'authorization': 'request'}, ('root', '10.0.0.5')), ({'authorization': 'request'}, ('root', '10.0.0.6')),
+])
+def test_the_demo_data_allow_what_the_program_says(tmpdir, tpam, target):
+    with program() as (process, url, start):
+        status, output = tried('session', '--config', configured(start, tmpdir, **tpam), 'protocol=rdp',
+                               'server_username=' + target[0], 'server_ip=' + target[1], 'gateway_username=jdoe')
+    assert status == 0, output
+    for word in [tpam.get('authorization', 'gateway'), tpam.get('required_policy', 'jdoe'), target[1]]:
+        assert word in start
