@@ -30,6 +30,8 @@ from fake_tpam import FakeTpam, FakeTpamServer, Writer  # noqa: E402
 
 RUNS = int(os.environ.get('BENCH_RUNS', '41'))
 CROWD = 50  # processes at once
+SLOW_COMMAND = 0.2   # s
+GATEWAY_TARGET = 10  # ms that a call through the gateway may take beside the command itself
 CHILD = os.path.join(program.ROOT, 'tools', 'bench_child.py')
 DOCS = os.path.join(program.ROOT, 'docs')
 CA = certs.path('ca')
@@ -211,6 +213,28 @@ def wire_rows(python, zip_path):
     return rows
 
 
+def gateway_text(python, directory):
+    """Measure what the gateway adds to a command, and a crowd through it -> text.
+
+    directory: where the plugin's modules are. The command line takes SLOW_COMMAND seconds for the crowd.
+    """
+    if sys.version_info < (3, 9):
+        return 'Not measured: the gateway needs Python 3.9.'
+    import gateway_process
+    files = tempfile.mkdtemp()
+    try:
+        with gateway_process.serve(tpam(), 'api-password', files) as gateway:
+            direct, through = gateway_process.times_of_calls(gateway, 'api-password', 5 * RUNS)
+            gateway.cli.delay = SLOW_COMMAND
+            seconds, failed = Bench(directory, gateway.port).crowd(python, SESSION[1:])  # TPAM gives out no keys
+    finally:
+        shutil.rmtree(files)
+    return GATEWAY.format(
+        added=1000 * (through - direct), direct=1000 * direct, target=GATEWAY_TARGET, crowd=CROWD,
+        mark='' if 1000 * (through - direct) <= GATEWAY_TARGET else ' ✗', delay=SLOW_COMMAND,
+        seconds=seconds, failed=failed, at_once=gateway.cli.most_at_once)
+
+
 def configuration(port, options):
     """Return configuration text for a server on this port, with these options of [tpam]."""
     options = dict({'server': 'localhost:%d' % port, 'username': 'sps', 'password': 'api-password'},
@@ -333,9 +357,21 @@ Counted at the server in the four hooks, on Python {first}.
 
 {crowds}
 
+## The gateway
+
+{gateway}
+
 ## A list of {rows} rows and {columns} columns
 
 Beside the stock `xmlrpclib`: {lists}.
+"""
+
+
+GATEWAY = """
+A call through the gateway takes {added:.1f} ms{mark} more than the command over SSH itself ({direct:.1f} ms), on
+kept connections; target: at most {target} ms. {crowd} sessions of three hooks at once through one
+gateway, in front of a command line that takes {delay} s and gets at most {at_once} commands at a time:
+{seconds:.1f} s, sessions failed: {failed}.
 """
 
 
@@ -388,7 +424,7 @@ def measure(pythons, directory):
         wire=table(['mode', 'calls', 'TCP', 'TLS', 'commands'], wire_rows(shown[0][1], zip_path)),
         crowds=table(['Python', 'sessions', 'sessions / scripts', 'sessions failed',
                       'scripts failed'], crowds),
-        lists='; '.join(lists))
+        gateway=gateway_text(shown[0][1], directory).strip(), lists='; '.join(lists))
     versions = [version for version, _ in shown]
     return page, picture([row for row in measured if row[0] in versions])
 

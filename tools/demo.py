@@ -1,13 +1,16 @@
-"""Play an SSH session and an RDP session as SPS would, against a fake TPAM behind TLS.
+"""Play an SSH session and an RDP session as SPS would, against a fake TPAM.
 
-The built zip runs. Each hook is shown with its call, its log lines and its masked result, and at the
-end the audit trail of the server. The exit status is 1 if anything went wrong. The plugin runs on a
-real Python 2.6 or 2.7 where there is one, otherwise on this python3 with the import shim.
+The SSH session talks to a server that speaks the plugin's protocol; the RDP session goes through the
+gateway, to the same TPAM's command line. The built zip runs. Each hook is shown with its call, its log
+lines and its masked result, and at the end the audit trail of TPAM. The exit status is 1 if anything
+went wrong. The plugin runs on a real Python 2.6 or 2.7 where there is one, otherwise on this python3
+with the import shim. The gateway needs Python 3.9; on an older one both sessions talk to the server.
 """
 from __future__ import print_function
 
 import getpass
 import io
+import json
 import os
 import shutil
 import socket
@@ -160,6 +163,32 @@ def rdp_session(player, plugin, server, python):
     player.play(session, 'session_ended')
 
 
+def gateway_session(player, plugin, tpam, python, directory):
+    """Play the RDP session through the gateway, and show what it sent to TPAM and logged."""
+    import gateway_process
+    with gateway_process.serve(tpam, API_PASSWORD, directory) as gateway:
+        rdp_session(player, plugin, gateway, python)
+        print('    -- what the gateway sent to TPAM')
+        for line in gateway.cli.lines:
+            print('    %s' % line)
+        print('    -- the log of the gateway')
+        for line in gateway.log()[1:]:
+            print('    %s' % json.dumps(line))
+
+
+def play(player, plugin, tpam, python, directory):
+    """Play both sessions."""
+    with FakeTpamServer(tpam, certfile=path('certs', 'good.pem')) as server:
+        print('\n== SSH: %s' % ssh_session.__doc__)
+        ssh_session(player, plugin, server, python)
+        if sys.version_info < (3, 9):
+            print('\n== RDP, without the gateway: %s' % rdp_session.__doc__)
+            rdp_session(player, plugin, server, python)
+            return
+    print('\n== RDP, through the gateway: %s' % rdp_session.__doc__)
+    gateway_session(player, plugin, tpam, python, directory)
+
+
 def main():
     """Play both sessions -> exit status."""
     python, versions = plugin_python()
@@ -169,11 +198,8 @@ def main():
     try:
         plugin = os.path.join(directory, 'plugin.zip')
         package.build(plugin)
-        with FakeTpamServer(tpam, certfile=path('certs', 'good.pem')) as server:
-            for title, play in (('SSH', ssh_session), ('RDP', rdp_session)):
-                print('\n== %s: %s' % (title, play.__doc__))
-                play(player, plugin, server, python)
-        print('\n== Audit trail of the server')
+        play(player, plugin, tpam, python, directory)
+        print('\n== Audit trail of TPAM')
         for entry in tpam.audit:
             options = ', '.join('%s=%s' % option for option in sorted(entry.options.items()))
             print('  %2d %s  %s(%s): %s' % (entry.number, entry.user, entry.command, options, entry.message))

@@ -14,7 +14,8 @@ COULD_NOT_RUN = 2
 INTERRUPTED = 130  # by Ctrl-C, as a shell reports it
 
 # Imported name: name on PyPI.
-PACKAGES = {'dns': 'dnspython', 'lxml': 'lxml', 'parso': 'parso', 'ruamel': 'ruamel.yaml'}
+PACKAGES = {'aiohttp': 'aiohttp', 'asyncssh': 'asyncssh', 'dns': 'dnspython', 'lxml': 'lxml', 'parso': 'parso',
+            'ruamel': 'ruamel.yaml'}
 MISSING = u'the package %s is missing: pip install -r tests/requirements.txt'
 
 
