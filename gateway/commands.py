@@ -118,7 +118,7 @@ def is_refused_by_replica(output):
 
 def _text(printed):
     """Return what was printed as one line: without a blank at either end."""
-    lines = printed.decode('utf-8', 'replace').splitlines()
+    lines = printed[:64 * 1024].decode('utf-8', 'replace').splitlines()
     return ' '.join(line.strip() for line in lines if line.strip())[:MAX_TEXT]
 
 

@@ -12,7 +12,7 @@ import secrets
 import ssl
 import stat
 import warnings
-from dataclasses import dataclass, field
+from collections import namedtuple
 
 try:
     import tomllib
@@ -34,55 +34,23 @@ class Mistake(Exception):
     """The configuration is wrong; the text says what to change."""
 
 
-@dataclass
-class Limits:
-    """How commands are run; times in seconds."""
-    max_commands: int
-    connect_timeout: float
-    command_timeout: float
-    old_algorithms: bool
+# How commands are run; times in seconds.
+Limits = namedtuple('Limits', 'max_commands connect_timeout command_timeout old_algorithms')
+# One TPAM; host_key is an asyncssh key.
+Tpam = namedtuple('Tpam', 'host port host_key')
+# A user of TPAM's command line; key is an asyncssh private key.
+CliLogin = namedtuple('CliLogin', 'name key')
+# A user of the gateway. password: a hash, or None. certificates: fingerprints and subjects. login:
+# CliLogin. login_id: what tells it from others. commands: names. clients: networks.
+User = namedtuple('User', 'name password certificates login login_id commands clients')
 
 
-@dataclass
-class Tpam:
-    """One TPAM; host_key is an asyncssh key."""
-    host: str
-    port: int
-    host_key: object
-
-
-@dataclass
-class CliLogin:
-    """A user of TPAM's command line; key is an asyncssh private key."""
-    name: str
-    key: object
-
-
-@dataclass
-class User:
-    """A user of the gateway. password: a hash, or None. certificates: fingerprints and subjects."""
-    name: str
-    password: object
-    certificates: list
-    login: CliLogin
-    login_id: tuple
-    commands: list
-    clients: list
-
-
-@dataclass
 class Settings:
-    """The whole configuration. users: {name: User}."""
-    listen: tuple = None
-    path: str = '/RPC2'
-    log: str = None
-    old_clients: list = field(default_factory=list)
-    context: ssl.SSLContext = None      # for everybody
-    old_context: ssl.SSLContext = None  # for old_clients
-    certificate: str = None
-    tpams: list = field(default_factory=list)
-    limits: Limits = None
-    users: dict = field(default_factory=dict)
+    """The whole configuration.
+
+    listen (host, port), path, log (path or None), context (SSLContext), old_context (the same for
+    old_clients, a list of networks, or None), tpams ([Tpam]), limits, users ({name: User}).
+    """
 
     def is_client(self, address):
         """Return whether any user may call from this address."""
@@ -113,6 +81,19 @@ def verify_password(password, hashed):
     found = hashlib.scrypt(password.encode('utf-8'), salt=base64.b64decode(salt), dklen=32,
                            n=int(n), r=int(r), p=int(p), maxmem=64 * 1024 * 1024)
     return hmac.compare_digest(found, base64.b64decode(digest))
+
+
+def is_hash(text):
+    """Return whether a text is a hash that verify_password() can take, in time and in memory."""
+    found = re.fullmatch(r'scrypt\$([0-9]{1,6})\$([0-9]{1,2})\$1\$(.+)\$(.+)', text)
+    if found is None:
+        return False
+    n, r = int(found.group(1)), int(found.group(2))
+    try:
+        parts = [base64.b64decode(part, validate=True) for part in found.groups()[2:]]
+    except ValueError:
+        return False
+    return n > 1 and n & (n - 1) == 0 and 0 < r and n * r <= 2 ** 18 and len(parts[1]) == 32
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -198,7 +179,7 @@ def read_settings(path):
     tpams = document.take('tpam', list)
     settings.tpams = [_read_tpam(Table('tpam', content)) for content in tpams]
     settings.limits = _read_limits(Table('ssh', document.take('ssh', dict, {})))
-    keys = {}
+    keys, settings.users = {}, {}
     for content in document.take('user', list):
         user = _read_user(Table('user', content), folder, keys)
         if user.name in settings.users:
@@ -218,6 +199,7 @@ def _read_server(table, folder, settings):
     settings.path = table.take('path', str, '/RPC2')
     log = table.take('log', str, '')
     settings.log = os.path.join(folder, log) if log else None
+    settings.old_context = None
     minimum = table.take('minimum_tls', str, '1.2')
     if minimum not in _VERSIONS:
         raise table.mistake('minimum_tls', 'must be one of %s' % ', '.join(sorted(_VERSIONS)))
@@ -225,16 +207,16 @@ def _read_server(table, folder, settings):
     if bool(settings.old_clients) != (minimum in OLD):
         raise table.mistake('old_clients', 'must name the addresses of the old appliances if '
                                            'minimum_tls is 1.0 or 1.1, and only then')
-    settings.certificate = os.path.join(folder, table.take('certificate', str))
+    certificate = os.path.join(folder, table.take('certificate', str))
     client_ca = table.take('client_ca', str, '')
     if client_ca:
         client_ca = os.path.join(folder, client_ca)
     table.end()
-    check_private(settings.certificate)
+    check_private(certificate)
     newer = minimum if minimum in NEW else '1.2'
-    settings.context = _context(settings.certificate, client_ca, newer)
+    settings.context = _context(certificate, client_ca, newer)
     if minimum in OLD:
-        settings.old_context = _context(settings.certificate, client_ca, minimum)
+        settings.old_context = _context(certificate, client_ca, minimum)
 
 
 def _context(certificate, client_ca, minimum):
@@ -292,8 +274,7 @@ def _read_user(table, folder, keys):
     name = table.take('name', str)
     table.name = 'user] [name %s' % name
     password = table.take('password', str, None)
-    if password is not None and not re.fullmatch(
-            r'scrypt(\$[0-9]{1,7}){3}(\$[A-Za-z0-9+/]+={0,2}){2}', password):
+    if password is not None and not is_hash(password):
         raise table.mistake('password', 'must be a hash; tpam_gateway.py hash makes one')
     certificates = table.texts('certificates', [])
     for entry in certificates:

@@ -12,28 +12,26 @@ import base64
 import getpass
 import hashlib
 import hmac
-import json
 import logging
-import os
-import queue
 import re
 import secrets
 import signal
 import socket
 import ssl
 import sys
-import threading
 import time
 import xmlrpc.client
 from concurrent.futures import ThreadPoolExecutor
 
+import aiohttp
 from aiohttp import web
 from cryptography import x509
 from defusedxml.xmlrpc import DefusedExpatParser
 
 import commands
 from commands import Fault, OutcomeUnknown, Refused
-from settings import (Mistake, contains, hash_password, read_settings, verify_password)
+from log import Log, LogHandler
+from settings import Mistake, contains, hash_password, read_settings, verify_password
 from ssh import CliUser, Node, NotSent, TookTooLong
 
 MAX_HEAD, MAX_BODY = 16 * 1024, 64 * 1024  # bytes; docs/protocol.md
@@ -41,6 +39,8 @@ MAX_CONNECTIONS, MAX_STRANGERS = 1000, 20  # a stranger is at no address of any 
 HANDSHAKE_TIME, HEAD_TIME, BODY_TIME, SEND_TIME = 10, 10, 10, 30  # seconds
 KEEP_OPEN = 90       # seconds; the plugin asks again after up to 60
 WRONG_PASSWORD = 1   # seconds that each wrong password takes
+MAX_LOG_INS = 250    # of one name from one address that wait for each other
+MAX_ANSWER = 16 * 1024 * 1024  # bytes; docs/protocol.md
 BAD_XML = -32700
 DUMMY_HASH = hash_password('')  # for unknown names, so that they take as long as known ones
 LOGGED = {'system': 'SystemName', 'account': 'AccountName', 'request': 'RequestID'}
@@ -53,81 +53,6 @@ class HttpError(Exception):
     def __init__(self, status, outcome):
         Exception.__init__(self, outcome)
         self.status = status
-
-
-# ---- the log -------------------------------------------------------------------------------------
-
-class Log:
-    """JSON lines to a file or, without a path, to stdout. A thread writes them: a disk that is full
-    or slow stops no call. Lines that cannot be written are counted, and the count is logged."""
-
-    def __init__(self, path=None):
-        self._path = path
-        self._descriptor = 1
-        self.reopen()
-        self._lines = queue.Queue(10000)
-        self._lost, self._is_torn = 0, False
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def reopen(self):
-        """Open the file again, because it may have been moved. Raises Mistake."""
-        if self._path is None:
-            return
-        before = self._descriptor
-        try:
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-        except OSError as error:
-            raise Mistake('[server] log: %s: %s' % (self._path, error.strerror))
-        if before != 1:
-            os.close(before)
-
-    def write(self, **fields):
-        """Write one line with these fields."""
-        now = time.time()
-        stamp = time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))
-        try:
-            self._lines.put_nowait(dict({'time': '%s.%03dZ' % (stamp, now % 1 * 1000)}, **fields))
-        except queue.Full:
-            self._lost += 1
-
-    def close(self):
-        """Write what is waiting, for at most two seconds."""
-        self._lines.put(None)
-        self._thread.join(2)
-
-    def _run(self):
-        for fields in iter(self._lines.get, None):
-            if self._lost:
-                fields = dict(fields, lines_lost_before=self._lost)
-            line = json.dumps(fields).encode('ascii') + b'\n'
-            if self._is_torn:
-                line = b'\n' + line
-            try:
-                written = os.write(self._descriptor, line)
-            except OSError:
-                written = 0
-            self._is_torn = 0 < written < len(line) or (self._is_torn and written == 0)
-            self._lost = 0 if written == len(line) else self._lost + 1
-
-
-class LogHandler(logging.Handler):
-    """Write errors of the libraries, and mistakes in this program, as lines of the Log: only what
-    they are and where, because their texts may quote a call."""
-
-    def __init__(self, log):
-        logging.Handler.__init__(self, logging.WARNING)
-        self._log = log
-
-    def emit(self, record):
-        kind, _, trace = record.exc_info or (None, None, None)
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        place = record.module, record.lineno
-        if trace is not None:
-            place = os.path.basename(trace.tb_frame.f_code.co_filename), trace.tb_lineno
-        self._log.write(event='error', source=record.name, error=kind and kind.__name__,
-                        place='%s:%d' % place)
 
 
 # ---- XML-RPC -------------------------------------------------------------------------------------
@@ -210,10 +135,12 @@ class Authentication:
         hashed = DUMMY_HASH if user is None or user.password is None else user.password
         mac = hmac.new(self._key, ('%s\0%s' % (hashed, password)).encode('utf-8', 'surrogatepass'),
                        hashlib.sha256).digest()
-        key = address, user and user.name
-        waiting = self._queues.setdefault(key, [asyncio.Lock(), 0])
         if self._is_verified(user, mac):
             return True
+        key = address, user and user.name
+        waiting = self._queues.setdefault(key, [asyncio.Lock(), 0])
+        if waiting[1] >= MAX_LOG_INS:
+            raise HttpError(429, 'too many log-ins')
         waiting[1] += 1
         try:
             async with waiting[0]:
@@ -278,7 +205,12 @@ class Gateway:
         line = dict.fromkeys(('user', 'client', 'command', 'system', 'account', 'request'))
         line['client'] = _peer(request)
         try:
-            body = encode_answer(await self._answer(request, line))
+            answer = await self._answer(request, line)
+            # Long lists take time, in which other calls go on.
+            body = await asyncio.to_thread(encode_answer, answer)
+            if len(body) > MAX_ANSWER:
+                line['outcome'] = 'refused: the list is too long; ask for fewer rows'
+                body = encode_answer(_refusal('the list is too long; ask for fewer rows'))
             response = web.Response(body=body, content_type='text/xml', charset='utf-8')
         except HttpError as error:
             line['outcome'] = str(error)
@@ -319,7 +251,7 @@ class Gateway:
             return xmlrpc.client.Fault(fault.code, str(fault))
         except Refused as refusal:
             line['outcome'] = 'refused: %s' % _without_texts(str(refusal), options)
-            return {'returnCode': commands.REFUSED, 'message': str(refusal)}
+            return _refusal(str(refusal))
         line['outcome'] = 'done'
         if 'id' in answer:
             line['request'] = answer['id']
@@ -330,7 +262,7 @@ class Gateway:
         try:
             output = await self._cli_users[user.login_id].run(
                 command, is_repeatable, lambda: _is_open(request))
-            return commands.answer(name, output)
+            return await asyncio.to_thread(commands.answer, name, output)
         except NotSent as error:
             if is_repeatable:
                 raise HttpError(503, 'not sent: %s' % error)
@@ -425,6 +357,7 @@ class Gateway:
             if len(self._server.connections) + len(self._tasks) > MAX_CONNECTIONS or (
                     is_stranger and self._strangers > MAX_STRANGERS):
                 connection.close()
+                self._log.write(client=address, outcome='too many connections')
                 return
             context = settings.context
             if contains(settings.old_clients, address):
@@ -455,8 +388,10 @@ def _cli_users(settings):
 
 def _listen(address):
     host, port = address
+    is_ipv6 = ':' in host
     listener = socket.create_server(
-        (host, port), family=socket.AF_INET6 if ':' in host else socket.AF_INET, backlog=1024)
+        (host, port), family=socket.AF_INET6 if is_ipv6 else socket.AF_INET, backlog=1024,
+        dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6())
     listener.setblocking(False)
     return listener
 
@@ -472,8 +407,15 @@ def warnings_of(settings):
     return found
 
 
+def _refusal(text):
+    return {'returnCode': commands.REFUSED, 'message': text}
+
+
 def _peer(request):
-    return request.transport.get_extra_info('peername')[0] if request.transport else ''
+    """Return the address of the client; it may have gone already."""
+    if request.transport is None:
+        return '0.0.0.0'
+    return request.transport.get_extra_info('peername')[0]
 
 
 def _is_open(request):
@@ -494,6 +436,8 @@ async def _read_body(request):
         return await asyncio.wait_for(read(), BODY_TIME)
     except asyncio.TimeoutError:
         raise HttpError(408, 'body too slow')
+    except (aiohttp.ClientError, OSError):
+        raise HttpError(400, 'body incomplete')
 
 
 async def _send(request, response):

@@ -168,7 +168,7 @@ class FakeTpamCli:
     Switches, which may be set at any time: line_end; refusals ('stdout' or 'stderr'); exit_status (of every command);
     columns ('plain', 'added', 'reordered', 'short': without the empty last cells of a row); blank_line (before each
     header); delay (seconds for each command); refuses_keys; breaks (None, or (one of BREAKS, command): the connection
-    of the next such command breaks).
+    of the next such command breaks); prints (None, or what every command prints).
     Counters: logins, connections (open now), lines (the command lines received), most_at_once.
     """
 
@@ -185,7 +185,7 @@ class FakeTpamCli:
         """Set all switches and counters back."""
         self.line_end, self.refusals, self.exit_status = '\r\n', 'stdout', 0
         self.columns, self.blank_line, self.delay = 'plain', False, 0
-        self.refuses_keys, self.breaks = False, None
+        self.refuses_keys, self.breaks, self.prints = False, None, None
         self.logins, self.lines, self.running, self.most_at_once = 0, [], 0, 0
 
     @property
@@ -265,6 +265,8 @@ class FakeTpamCli:
 
     def answer(self, user, line):
         """Return (what a command line prints, whether it is a refusal)."""
+        if self.prints is not None:
+            return self.prints, False
         try:
             command, options = parse(line)
             return self._carry_out(user, command, options), False

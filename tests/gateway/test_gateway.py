@@ -1,4 +1,5 @@
 """The gateway as a process between an HTTPS client and TPAM's command line."""
+import asyncio
 import base64
 import concurrent.futures
 import hashlib
@@ -20,6 +21,7 @@ from certs import make as certs
 from fake_tpam_cli import FakeTpamCli, USER_KEYS
 from gateway_world import API_PASSWORD, CHEAP_HASH, PASSWORD, cheap_hash, new_tpam, public, read
 from settings import Mistake, read_settings
+from ssh import Slots
 
 BY_NAMES = {'SystemName': 'WEB01', 'AccountName': 'root', 'ReasonText': 'jdoe,SPS,gateway,s-1'}
 ADD = {'SystemName': 'WEB01', 'AccountName': 'root', 'RequestNotes': 'jdoe,SPS,request,s-1', 'RequestImmediate': 'Y'}
@@ -205,18 +207,31 @@ def test_one_connection_serves_many_commands_and_is_reopened(gateway, cli):
     assert cli.logins == 2
 
 
-def test_commands_above_the_limit_wait_in_order(make, cli):
+def test_commands_above_the_limit_wait(make, cli):
     gateway = make(ssh={'max_commands': 2}).start()
     cli.delay = 0.2
-    threads = []
-    for number in range(8):
-        threads.append(threading.Thread(target=gateway.call, args=('ListSystems', {'SystemName': 'W%d' % number})))
-        threads[-1].start()
-        time.sleep(0.05)
-    for thread in threads:
-        thread.join()
+    assert {answer.status for answer in at_once(8, lambda: gateway.call('ListSystems'))} == {200}
     assert cli.most_at_once == 2
-    assert [line[-3:-1] for line in cli.lines] == ['W%d' % number for number in range(8)]
+
+
+def test_those_who_wait_have_their_turn_in_order_and_one_who_gives_up_takes_none():
+    order = []
+
+    async def take(slots, name, seconds):
+        async with slots:
+            order.append(name)
+            await asyncio.sleep(seconds)
+
+    async def run():
+        slots = Slots(2)
+        tasks = [asyncio.ensure_future(take(slots, name, 0.02)) for name in range(8)]
+        await asyncio.sleep(0.01)
+        tasks[3].cancel()
+        latecomer = asyncio.ensure_future(take(slots, 'late', 0))
+        await asyncio.wait(tasks + [latecomer])
+        await asyncio.gather(take(slots, 'a', 0), take(slots, 'b', 0), take(slots, 'c', 0))
+    asyncio.run(run())
+    assert order == [0, 1, 2, 4, 5, 6, 7, 'late', 'a', 'b', 'c']
 
 
 def test_a_command_that_waits_is_not_sent_when_its_client_has_gone(make, cli, tpam):
@@ -302,7 +317,7 @@ def test_a_command_that_was_certainly_not_sent_is_refused_in_words_that_lead_to_
 def pair(make, cli, keys):
     """A gateway in front of two TPAMs, and these two."""
     with FakeTpamCli(new_tpam(), {'sps': public(keys['ed25519'])}, host_key=keys['rsa']) as second:
-        yield make([cli, second], ssh={'connect_timeout': 1.0}).start(), cli, second
+        yield make([cli, second]).start(), cli, second
 
 
 def test_the_next_tpam_is_asked_where_the_first_is_down_or_a_replica(pair):
@@ -457,6 +472,30 @@ def basic():
     return base64.b64encode(('sps:' + API_PASSWORD).encode('utf-8'))
 
 
+@pytest.mark.parametrize('text, status, outcome', [
+    ('\t'.join(['SystemName'] + ['C%d' % number for number in range(60)]) + ('\nWEB01' + '\tx' * 60) * 5000, 200,
+     'refused: the list is too long'),
+    ('x' * 9 * MIB, 500, 'outcome unknown: TPAM printed more than'),
+    ('SystemName\tA\n' * 3, 200, 'done'),
+])
+def test_a_tpam_that_prints_without_end_delays_nobody(gateway, cli, text, status, outcome):
+    cli.prints = text
+    assert gateway.call('ListSystems').status == status
+    assert gateway.wait_for(command='ListSystems')['outcome'].startswith(outcome)
+    cli.prints = None
+    assert gateway.call('Retrieve', BY_NAMES).message == PASSWORD
+
+
+def test_a_client_that_goes_away_in_its_body_is_one_line(gateway):
+    connection = gateway.connection()
+    connection.putrequest('POST', '/RPC2')
+    connection.putheader('Authorization', 'Basic ' + basic().decode('ascii'))
+    connection.putheader('Content-Length', '1000')
+    connection.endheaders(b'<methodCall>')
+    connection.close()
+    assert gateway.wait_for(event=None)['outcome'] == 'body incomplete'
+
+
 def test_200_clients_at_once_are_served(gateway, cli):
     def client():
         connection = gateway.connection()
@@ -501,6 +540,15 @@ def test_a_call_is_one_line_without_secrets(gateway):
     text = open(gateway.path('log')).read()
     for secret in ('secret', 'écret', API_PASSWORD, PASSWORD, 'Authorization', 'scrypt'):
         assert secret not in text
+
+
+def test_a_log_that_was_moved_is_begun_again_at_a_reload(make):
+    gateway = make().start()
+    os.rename(gateway.path('log'), gateway.path('log.1'))
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.wait_for(event='reloaded')
+    gateway.call('ListSystems')
+    gateway.wait_for(command='ListSystems')
 
 
 def test_health_is_whether_tpam_answers(gateway, cli):
@@ -551,6 +599,8 @@ def test_check_says_what_is_wrong_with_tpam(make, cli, tpam, change, status, tex
     ({'tpam': {'host_key': 'x'}}, r'\[tpam\] host_key must be'),
     ({'tpam': {'host_key': None}}, r'\[tpam\] host_key is missing'),
     ({'users': [{'password': 'Tr0ub4dor'}]}, r'\[user\] \[name sps\] password must be a hash'),
+    ({'users': [{'password': 'scrypt$3$8$1$AAAA$AAAA'}]}, 'password must be a hash'),
+    ({'users': [{'password': 'scrypt$524288$8$1$AAAA$' + 'A' * 43 + '='}]}, 'password must be a hash'),
     ({'users': [{'password': None}]}, 'password or certificates must be there'),
     ({'users': [{'certificates': ['abc']}]}, 'certificates must be sha256'),
     ({'users': [{'certificates': ['subject:CN=x']}]}, 'client_ca is missing'),
