@@ -36,7 +36,7 @@ quick = test_policy.quick  # the fixture
 some_examples = settings(max_examples=150, deadline=None, database=None)
 few_examples = settings(max_examples=50, deadline=None, database=None)
 
-PIECES = [b'', b'\0', b'\xff', b'\n', b'\r\n', b'\n\n', b' ', b'<', b'>', b'&', b'=', b'-', b'-----', b'0', b'999999999',
+PIECES = [b'', b'\0', b'\xff', b'\r\n', b'\n\n', b' ', b'<', b'>', b'&', b'=', b'-', b'-----', b'0', b'999999999',
           b'\x80', b'\x30\x80', b'\x7f\xff\xff\xff', b'<value>', b'</struct>', b'[tpam]\n', b'chunked', b'\xc3\xa9']
 
 

@@ -38,6 +38,7 @@ LEFT_OUT = ('.git', '.tox', '.venv', '.hypothesis', 'dist', '__pycache__')
 # Most changes of a % or + are to text, and raise TypeError at once: one replacement of each will do.
 TRIVIAL = re.compile(r'core/ReplaceBinaryOperator_(?!Add_Sub|Sub_Add|Mul_Add|Div_Mul|FloorDiv_Mul'
                      r'|Pow_Mul|BitAnd_BitOr|Mod_Mul)')
+NO_TESTS = 5  # exit status of pytest
 NOT_RUN = ['--ignore', 'tests/test_lint.py']
 
 # (module, the line of the mutant) -> why no test can notice the change
@@ -103,37 +104,67 @@ def source_of(path):
 def tests_of(mutant, ran):
     """Return the tests that run the statement of a mutant: files, and functions of other files.
 
-    ran: as line_record.read() returns it.
+    ran: as line_record.read() returns it. Tests that run few lines come first: they are quick, and
+    closest to the line.
     """
     first = every_line.statements(os.path.join(ROOT, mutant.module))
-    lines = [line for line in first if first[line] == first.get(mutant.line)]
-    found = []
-    for line in [mutant.line] + lines:
-        for test in ran.get((mutant.module, line), ()):
-            name = test.partition('[')[0]
-            if name and name not in found:
-                found.append(name)
-    return [name for name in found if '::' not in name or name.partition('::')[0] not in found]
+    lines = [mutant.line] + [line for line in first if first[line] == first.get(mutant.line)]
+    found = set()
+    for line in lines:
+        found.update(function_of(test) for test in ran.get((mutant.module, line), ()) if test)
+    files = set(name for name in found if '::' not in name)
+    found = [name for name in found if name.partition('::')[0] not in files or name in files]
+    size = collections.Counter(function_of(test) for tests in ran.values() for test in tests)
+    least = {}
+    for name in found:
+        file = name.partition('::')[0]
+        least[file] = min(least.get(file, size[name]), size[name])
+    return sorted(found, key=lambda name: (
+        least[name.partition('::')[0]], name.partition('::')[0], size[name], name))
+
+
+def function_of(test):
+    """Return the id of a test without its parameters."""
+    return test.partition('[')[0]
 
 
 def run_tests(folder, words, **environment):
     """Run pytest with these words in a copy of the project -> (whether all passed, output)."""
     process = subprocess.Popen(
-        [sys.executable, '-m', 'pytest', '-x', '--tb=line'] + words, cwd=folder,
+        [sys.executable, '-m', 'pytest', '--tb=line'] + words, cwd=folder,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         env=dict(os.environ, **environment),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS)))
     try:
         output = process.communicate(timeout=SECONDS)[0].decode('utf-8', 'replace')
     except subprocess.TimeoutExpired:
-        output = 'FAILED: not finished in %d s' % SECONDS
+        output = 'is not finished in %d s' % SECONDS
     finally:
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except OSError:  # it has ended
             pass
         process.wait()
-    return process.returncode == 0, output
+    return process.returncode in (0, NO_TESTS), output
+
+
+def first_failure(folder, tests):
+    """Return pytest's line about the first test that fails, None if all pass.
+
+    A test that passes when it is run again does not count: it was the machine that was slow.
+    """
+    unsteady = []
+    while True:
+        words = ['-x'] + [word for name in unsteady for word in ('--deselect', name)]
+        passed, output = run_tests(folder, words + tests)
+        if passed:
+            return None
+        failed = re.search('(?m)^(?:FAILED|ERROR) (\\S+?)(?:\\[.*| - .*)?$', output)
+        if failed is None:  # it does not even start, or it does not end
+            return output.strip().splitlines()[-1:] or ['?']
+        if not run_tests(folder, [failed.group(1)])[0]:
+            return failed.group()
+        unsteady.append(failed.group(1))
 
 
 def try_mutant(folder, mutant, tests):
@@ -143,12 +174,11 @@ def try_mutant(folder, mutant, tests):
     original = source_of(path)
     write(path, mutant.code)
     try:
-        passed, output = run_tests(folder, tests)
+        failure = first_failure(folder, tests)
     finally:
         write(path, original)
-    if not passed:
-        failed = [line for line in output.splitlines() if line.startswith(('FAILED', 'ERROR'))]
-        return 'killed', (failed or output.splitlines()[-1:] or ['?'])[0]
+    if failure is not None:
+        return 'killed', failure
     if (mutant.module, mutant.is_now) in EQUIVALENT:
         return 'equivalent', ''
     return 'survivor', ''
