@@ -26,7 +26,6 @@ import tpamconfig
 import tpamerrors
 import tpamhttp
 import tpamlog
-import tpamtransport
 from conftest import API_PASSWORD, HERE, certificate, configuration
 from test_policy import BY_REQUEST, asking, session
 from test_transport import der
@@ -188,8 +187,8 @@ def test_a_damaged_certificate_is_no_certificate_or_has_names_and_dates_that_can
     assert all(isinstance(name, type('')) for name in tpamcert.names_of(peer))
     assert tpamcert.matches(peer, 'localhost') in (True, False)
     assert tpamcert.matches(peer, '127.0.0.1') in (True, False)
-    assert tpamtransport._tls_remedy(peer)
-    assert tpamerrors.describe('x', **tpamtransport._shown(peer))
+    assert tpamcert.tls_remedy(peer)
+    assert tpamerrors.describe('x', **tpamcert.shown(peer))
 
 
 # ---- private keys
