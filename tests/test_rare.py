@@ -207,6 +207,26 @@ def test_a_descriptor_that_is_closed_takes_no_line_and_keeps_no_password_back(qu
 
 # ---- connections
 
+@pytest.mark.parametrize('certfile, tls', [
+    ('wrong-host', {}), ('other-ca', {}), ('expired', {}), ('not-yet-valid', {}),
+    ('good', {'server_fingerprint': 'sha256:' + 64 * '0'}),
+], ids=['for another host name', 'of another CA', 'that has expired', 'that is not yet valid', 'that is not pinned'])
+def test_a_server_is_sent_nothing_that_has_a_certificate(world, certfile, tls):
+    server = world.serve(certfile=make.path(certfile))
+    result = world.session(tls=tls).call('get_password_list')
+    assert 'TpamError' in result.raised['type']
+    assert server.requests == 0
+
+
+@pytest.mark.parametrize('behaviour, most', [
+    ('one_endless_header_line', 64 * 1024), ('endless_body', 16 * 1024 * 1024)])
+def test_an_answer_is_read_as_far_as_its_bound_and_no_further(world, behaviour, most):
+    with bad_server.serve(behaviour, make.path('good')) as server:
+        result = world.session(**asking(server)).call('get_password_list')
+    assert result.raised['message'].startswith('No usable answer; ')
+    assert "reason='more than %d bytes'" % most in result.raised['message']
+
+
 def test_a_name_that_cannot_be_looked_up_is_an_error_with_its_address(world):
     result = world.session(tpam={'server': 'tpam..example.test:8443'}).call('get_password_list')
     assert result.raised['message'].startswith('Cannot connect to the server; ')
