@@ -146,7 +146,7 @@ def get_private_key_list(call):
     except sshkey.UnusableKey as error:
         raise TpamRefused(u'the private key cannot be used: %s' % error)
     except TpamRefused as refusal:
-        if not is_unknown_command(refusal):
+        if options['command'] != folded(refusal.command) or not is_unknown_command(refusal):
             raise
         if has_unknown_code(refusal):  # a text may be about this account
             call.state['keyless'] = digest(call)

@@ -31,8 +31,8 @@ class GatewayUser(object):
         self.login = text(arguments.get('gateway_username'))
         before, _, name = self.login.rpartition(u'\\')
         parts = name.split(u'@') + [before, text(arguments.get('gateway_domain'))]
-        parts = [part.strip() for part in parts]
-        self.name = parts.pop(0)
+        parts = [part.strip(u' \t\r\n') for part in parts]  # a no-break space makes another user
+        self.name = parts.pop(0) if parts[0].strip() else u''
         self.domains = []
         for domain in parts:
             if domain and not any(same_name(domain, known) for known in self.domains):
@@ -49,8 +49,9 @@ class GatewayUser(object):
 #   given     number of credentials
 #   open      check-outs: command (one of COMMANDS), system, account, user, request (None if it is
 #             unknown whether one was submitted), server (the one that was asked then), resubmitted
-#             (true if another request was submitted instead), pending (true until the request is
-#             known to be active), tried (true if the outcome of its check-in is unknown)
+#             (true if another request was submitted instead), refused (true after a fault, when
+#             there is most likely no request), pending (true until the request is known to be
+#             active), tried (true if the outcome of its check-in is unknown)
 #   returned  number of check-ins
 #   unknown   number of things that may or may not be checked out
 #   denied    {"user/system/account": reason}

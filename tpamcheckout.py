@@ -10,7 +10,7 @@ from tpamerrors import (MAX_ID, MAX_MATCHED, Deadline, TpamConnectionEnded, Tpam
                         TpamOutcomeUnknown, TpamRefused, TpamTimeout, column, folded, same_name,
                         text)
 from tpamrows import (ACTIVE, CLOSED, OPEN, active_requests, each, id_of, is_for_gateway_user,
-                      is_of_another_session, is_of_session, last_notes, notes_of, same, state_of)
+                      is_of_session, last_notes, may_be_altered, notes_of, same, state_of)
 
 NOT_BEGUN = (u'-32700', u'-32600', u'-32601', u'-32602')  # XML-RPC: faults of the call itself
 MAX_FOUND = 20    # requests of one session for one account: it never submits more than two
@@ -47,7 +47,7 @@ def request_checkout(call, system, account):
     user = call.gateway_user.identity
     for checkout in call.state['open']:
         if same(checkout, command='Cancel', system=system, account=account):
-            if same_name(_user_of(call, checkout), user) and not checkout.get('resubmitted'):
+            if same_name(_user_of(call, checkout), user) and not _is_unlikely(checkout):
                 return checkout
     return None
 
@@ -83,33 +83,41 @@ def _submit(call, system, account, why, fresh=False):
     if isinstance(failure, (TpamOutcomeUnknown, TpamTimeout)):
         if not _find_lost(call, checkout, failure):
             return _submit(call, system, account, why, fresh=True)
-    elif failure is not None and not _hides_a_request(call, checkout, failure):
+    elif failure is not None and not _may_hide_a_request(failure):
         call.forget(checkout)
         return _own_active_request(call, system, account, failure)
+    elif failure is not None:
+        _find_behind(call, checkout, failure)
     call.log('info', u'Submitted a request', **about(checkout))
     if checkout['pending']:
         _wait(call, checkout)
     return checkout['request']
 
 
-def _hides_a_request(call, checkout, failure):
-    """Return whether a request was submitted all the same, and record it.
+def _may_hide_a_request(failure):
+    """Return whether a request may have been submitted all the same.
 
     Servers turn every exception into a fault, also one that was raised after the request was added,
-    such as a mail to the approvers that fails. If the look-up fails, the entry stays in the cookie,
-    and the check-in looks again.
+    such as a mail to the approvers that fails.
     """
-    if not isinstance(failure, TpamRefused) or not failure.is_fault or _is_scheduled(failure):
+    if not isinstance(failure, TpamRefused) or not failure.is_fault:
         return False
-    if text(failure.code).strip() in NOT_BEGUN:
-        return False
-    checkout['server'] = call.client().server
+    return not _is_scheduled(failure) and text(failure.code).strip() not in NOT_BEGUN
+
+
+def _find_behind(call, checkout, failure):
+    """Look for a request behind a fault, and raise the fault if there is none. Then the entry stays
+    in the cookie, and the check-in looks again: the server may be late."""
+    checkout.update(server=call.client().server, refused=True)
     try:
-        return _find(call, checkout)
+        checkout['refused'] = not _find(call, checkout)
+    except TpamTimeout:
+        raise
     except TpamError as error:
         call.log('warning', u'It is unknown whether a request was submitted; the check-in looks '
                             u'for it', reason=call.line(error.message, **error.fields()),
                  notes=notes_of(call, checkout['user']), **about(checkout))
+    if checkout['refused']:
         raise failure
 
 
@@ -156,7 +164,7 @@ def _find(call, checkout):
             continue
         if is_of_session(call, row, notes) and 0 < len(id_of(row)) <= MAX_ID:
             found.append(row)
-        elif not is_of_another_session(call, row):
+        elif may_be_altered(call, row, notes, checkout.get('refused')):
             unclear.append(row)
     if not found:
         _check_look_up(call, checkout, unclear)
@@ -172,6 +180,12 @@ def _find(call, checkout):
         checkout['request'] = id_of(row)
         checkout['pending'] = state_of(row) not in ACTIVE
     return len(found) > 0
+
+
+def _is_unlikely(checkout):
+    """Return whether a request was most likely not submitted: the server answered with a fault, or
+    another request was submitted in its place."""
+    return bool(checkout.get('refused') or checkout.get('resubmitted'))
 
 
 def _may_be_of(row, checkout):
@@ -343,7 +357,7 @@ def _cancel(call, checkout):
         if not row:
             raise refusal
         call.log('info', u'The request was already closed', **about(checkout))
-        if not was_sent_twice:  # else the first of the two closed it
+        if not was_sent_twice and not refusal.is_fault:  # else this call may have closed it
             _skip_second_reset(call, checkout, row)
     return True
 
@@ -352,13 +366,13 @@ def _give_up_search(call, checkout):
     """Log that a request was not found. Raises TpamOutcomeUnknown in the hook that submitted it,
     because the server may still be carrying out the call."""
     notes = notes_of(call, _user_of(call, checkout))
-    if checkout.get('resubmitted'):
-        call.log('info', u'The first submission of the request was not carried out', notes=notes,
-                 **about(checkout))
-        return
     if not call.is_known(checkout):
         raise TpamOutcomeUnknown(
             u'It is unknown whether a request was submitted; look for its notes', notes=notes)
+    if _is_unlikely(checkout):
+        call.log('info', u'The submission of the request was not carried out', notes=notes,
+                 **about(checkout))
+        return
     call.state['unknown'] += 1
     call.log('warning', u'It was unknown whether a request was submitted, and no request was '
                         u'found; look for its notes', notes=notes, **about(checkout))

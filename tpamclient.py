@@ -161,6 +161,7 @@ class TpamClient(object):
                 raise TpamTimeout(**dict(error.details, server=server.name,
                                          waiting_for=server.connection.waiting_for))
             except TpamRefused as refusal:
+                refusal.command = text(command)
                 if _REPLICA not in folded(refusal.message[:MAX_MATCHED]):
                     self._ask_first(server)
                     raise

@@ -39,12 +39,13 @@ class TpamRefused(TpamError):
     """The server, or our policy, refuses a credential: SPS gets an empty list.
 
     message is in the words of the server or of the plugin; code (int, text or None) is the
-    returnCode or faultCode of the server; is_fault: whether it came as a fault.
+    returnCode or faultCode of the server; is_fault: whether it came as a fault; command (text or
+    None): the command that the server refused.
     """
 
     def __init__(self, message, code=None, is_fault=False, remedy=None, **details):
         TpamError.__init__(self, message, remedy, **details)
-        self.code, self.is_fault = code, is_fault
+        self.code, self.is_fault, self.command = code, is_fault, None
 
 
 class TpamUnavailable(TpamError):

@@ -117,7 +117,7 @@ def connect(wire, target, headers):
         status = exchange(wire, 'CONNECT', target, None, headers).status
     except (httplib.HTTPException, ValueError) as error:
         return reason_of(error)
-    if status != 200:
+    if not 200 <= status < 300:  # RFC 9110, 9.3.6
         return status_text(status)
     return None
 

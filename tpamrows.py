@@ -70,6 +70,17 @@ def is_of_session(call, row, notes):
     return bool(call.session_id) and same_name(column(row, 'RequestNotes'), notes)
 
 
+def may_be_altered(call, row, notes, is_unlikely):
+    """Return whether a row may be the request with these notes, which the server has cut or
+    altered. is_unlikely: there is most likely no such request, so that only cut notes count."""
+    if not is_unlikely:
+        return not _is_of_another_session(call, row)
+    found = folded(column(row, 'RequestNotes')[:_MAX_NOTES].strip())
+    if row.get('RequestNotes') is not None and not found:
+        return False
+    return folded(notes).startswith(found)
+
+
 def is_for_gateway_user(call, row):
     """Return whether the approval of a request was for the gateway user of this call.
 
@@ -86,7 +97,7 @@ def is_for_gateway_user(call, row):
     return is_of_session(call, row, last_notes(call))
 
 
-def is_of_another_session(call, row):
+def _is_of_another_session(call, row):
     """Return whether the notes of a request certainly name another session.
 
     Servers cut notes, wrap them, and alter what stands between the letters and digits.

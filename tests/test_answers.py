@@ -451,6 +451,19 @@ def test_a_column_of_megabytes_in_a_list_of_requests_ends_in_time(world, column)
     assert result.inside < 5 + SLACK
 
 
+# ---- a command that the server does not know
+
+def test_another_command_that_the_server_does_not_know_is_not_taken_for_the_one_of_keys(quick):  # noqa: F811
+    def list_systems(user, options):
+        raise Fault(-32601, 'unknown command ListSystems')
+    quick.tpam.do_ListSystems = list_systems
+    played = session(quick, tpam={'system_name_resolver': 'tpam'})
+    result = played.call('get_private_key_list')
+    assert 'No credential' in result.log
+    assert 'gives out no private keys' not in result.log
+    assert played.cookie['SPS_TPAM_XMLRPC']['keyless'] == ''
+
+
 # ---- very many or very long
 
 def test_an_answer_of_very_many_structs_does_not_keep_a_hook_busy(world):

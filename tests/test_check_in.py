@@ -358,8 +358,8 @@ def test_an_uncertain_request_is_forgotten_after_a_look_up_that_found_none(quick
     ended = played.call('session_ended')
     assert len(cancelled(quick)) == 1
     assert quick.tpam.active() == []
-    line, = [line for line in ended.lines if 'first submission' in line]
-    assert line.startswith("INFO The first submission of the request was not carried out; account='root'")
+    line, = [line for line in ended.lines if 'submission of the request' in line]
+    assert line.startswith("INFO The submission of the request was not carried out; account='root'")
     assert "notes='jdoe,SPS,request,session-1'" in line
     assert check_in(ended) == 'done'
 
@@ -1039,6 +1039,95 @@ def test_a_request_that_may_hide_behind_a_fault_is_looked_for_at_the_check_in(qu
     assert 'SMTPServerDisconnected' in lines(result)[-1]
     assert check_in(played.call('session_ended')) == 'done'
     assert quick.tpam.active() == []
+
+
+def test_a_request_that_is_added_after_its_fault_is_checked_in(quick):
+    work = quick.tpam.do_AddPwdRequest
+    added = []
+
+    def add_pwd_request(user, options):
+        added.append((user, dict(options)))
+        raise Fault(-32500, 'the back end did not answer in time')
+    quick.tpam.do_AddPwdRequest = add_pwd_request
+    played = session(quick, tpam=BY_REQUEST)
+    assert played.call('get_password_list').credentials == []
+    work(*added[0])
+    assert check_in(played.call('session_ended')) == 'done'
+    assert quick.tpam.active() == []
+
+
+@pytest.mark.parametrize('notes', ['by hand', '', 'jdoe,SPS,request,session-10'])
+def test_after_a_fault_the_open_request_of_somebody_else_is_not_in_the_way(quick, notes):
+    filed(quick, PENDING).options['RequestNotes'] = notes
+
+    def add_pwd_request(user, options):
+        raise Fault(1, 'Release Duration exceeds Account Maximum')
+    quick.tpam.do_AddPwdRequest = add_pwd_request
+    played = session(quick, tpam=BY_REQUEST)
+    for _ in range(2):
+        assert played.call('get_password_list').credentials == []
+    ended = played.call('session_ended')
+    assert check_in(ended) == 'nothing to check in'
+    assert errors(ended) == []
+    assert 'Cancel' not in quick.tpam.commands()
+
+
+@pytest.mark.parametrize('notes', [None, 'jdoe,SPS,requ'])
+def test_after_a_fault_a_request_with_cut_notes_is_not_passed_over_in_silence(quick, notes):
+    fails_after(quick, 'AddPwdRequest', MAIL)
+    work = quick.tpam.do_ListRequestDetails
+
+    def list_request_details(user, options):
+        answer = work(user, options)
+        for row in answer['rows']:
+            row.pop('RequestNotes')
+            if notes is not None:
+                row['RequestNotes'] = notes
+        return answer
+    quick.tpam.do_ListRequestDetails = list_request_details
+    played = session(quick, tpam=BY_REQUEST)
+    assert played.call('get_password_list').credentials == []
+    assert errors(played.call('session_ended'), 'It is unknown whether a request was submitted')
+
+
+def test_a_first_submission_is_named_by_a_hook_that_fails_after_the_second(quick):
+    work, seen = quick.tpam.do_AddPwdRequest, []
+
+    def add_pwd_request(user, options):
+        seen.append(options)
+        if len(seen) == 1:
+            raise socket.error('hangs up')
+        return work(user, options)
+    quick.tpam.do_AddPwdRequest = add_pwd_request
+    quick.tpam.do_Retrieve = lambda user, options: {'returnCode': 0}
+    result = session(quick, tpam=BY_ADDRESS).call('get_password_list')
+    assert len(seen) == 2
+    assert result.raised
+    assert errors(result, 'It is unknown whether a request was submitted')
+    assert 'was not carried out' not in result.log
+
+
+def test_a_password_is_changed_although_the_fault_of_its_cancel_came_after_the_fact(quick):
+    played = checked_out(quick, check_in={'force_reset': 'yes'})
+    fails_after(quick, 'Cancel', MAIL)
+    assert check_in(played.call('session_ended')) == 'done'
+    assert quick.tpam.account('WEB01', 'root').password != PASSWORD
+
+
+def test_a_hook_that_is_terminated_while_it_looks_behind_a_fault_cancels_its_request(world, tmpdir):
+    fails_after(world, 'AddPwdRequest', MAIL)
+    work = world.tpam.do_ListRequestDetails
+
+    def when(terminate):
+        def late(user, options):
+            world.tpam.do_ListRequestDetails = work
+            terminate()
+            time.sleep(2)
+            return work(user, options)
+        world.tpam.do_ListRequestDetails = late
+    result = terminated(world, tmpdir, when)
+    assert 'A signal ended the hook' in result.raised['message']
+    assert len(cancelled(world)) == 1
 
 
 @pytest.mark.parametrize('number', [[], {}, None, '', ' ', 'x' * 101])

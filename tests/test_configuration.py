@@ -199,7 +199,7 @@ def test_a_proxy_that_is_enabled_needs_a_server():
 
 ONE_OF = 'must be one of '
 YES_NO = ONE_OF + 'yes, no'
-RESOLVERS = ONE_OF + 'tpam, dns, hostname, fqdn, ip, domain'
+RESOLVERS = ONE_OF + ', '.join(tpamconfig._RESOLVERS)
 TRIGGERS = ONE_OF + 'session-ended, authentication-completed'
 HEX = 'must be sha256: and 64 hexadecimal digits'
 PATH = 'must begin with / and hold ASCII characters without white space'

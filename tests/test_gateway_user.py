@@ -679,6 +679,11 @@ def test_a_printed_policy_that_says_something_else_is_refused(quick, change):
     assert quick.tpam.commands() == ['ListAssignedPolicies']
 
 
+@pytest.mark.parametrize('blank', ['\xa0', '\u200b', '\u3000'])
+def test_a_blank_of_another_alphabet_makes_another_user(blank):
+    assert tpamcall.GatewayUser({'gateway_username': 'jdoe' + blank}).name != 'jdoe'
+
+
 # ---- names that are not UTF-8
 
 @pytest.mark.parametrize('mode', ['gateway', 'approval', 'request'])

@@ -350,7 +350,7 @@ def test_a_server_that_lists_no_systems_is_a_refusal_that_says_what_to_do(quick)
 
 # ---- which account
 
-@pytest.mark.parametrize('name', ['*', 'r*', 'ROOT', 'root ', "root' or 1", 'x' * 100000])
+@pytest.mark.parametrize('name', ['*', 'r*', 'ROOT', 'root ', "root' or 1", 'x' * 256])
 def test_the_account_is_the_one_that_was_named(quick, name):
     quick.tpam.add_account('WEB01', 'ROOT', 'password-of-ROOT')
     result = session(quick, {'server_username': name}).call('get_password_list')

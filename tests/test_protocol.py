@@ -298,7 +298,8 @@ def phrases_in_code():
         constants = dict((node.targets[0].id, string_of(node.value)) for node in tree.body
                          if isinstance(node, ast.Assign))
         for node in ast.walk(tree):
-            searched = node.comparators[0] if isinstance(node, ast.Compare) else None
+            is_search = isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.In, ast.NotIn))
+            searched = node.comparators[0] if is_search else None
             if isinstance(searched, ast.Call) and getattr(searched.func, 'id', None) == 'folded':
                 found.append(string_of(node.left) or constants[node.left.id])
     return found
