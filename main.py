@@ -24,7 +24,7 @@ _UNKNOWN_COMMAND = re.compile(u'(unknown|unrecognized|no such|not supported).{0,
 # (pattern of a refusal, what the administrator can do about it); the last match counts
 REMEDIES = (
     (u'reason codes? are required|reason code .{0,200}failed validation',
-     u'set [request] reason_code to one of the server'),
+     u'set [request] reason_code to a reason code of the server'),
     (u'requires a ticket|ticket number and ticket system are required',
      u'set [request] ticket_system and ticket_question'),
     (u'ticket .{0,200}(not found|failed validation)',
@@ -44,7 +44,7 @@ def _retrieve(call, target, command, suffix=u''):
     """Determine the account, check the authorization, and fetch the secret (text) with `command`,
     a method of the client."""
     if not target.account:
-        raise TpamRefused(u'no account was named: argument server_username')
+        raise TpamRefused(u'SPS passed no name of an account (argument server_username)')
     names = call.settings['account']
     account = names['prefix'] + target.account + names['suffix'] + suffix
     mode = call.settings['tpam']['authorization']
@@ -121,7 +121,7 @@ def get_remote_app_credentials(call):
     check_gateway_user(call)
     asset = text(call.session_cookie.get('asset') or call.arguments.get('asset'))
     if not asset:
-        raise TpamRefused(u'no asset was named: argument asset, or asset in the session cookie')
+        raise TpamRefused(u'SPS passed no asset (argument asset, or asset in the session cookie)')
     account = call.session_cookie.get('account') or call.arguments.get('server_username')
     return _passwords_of(call, Target(dict(
         call.arguments, server_ip=None, server_hostname=None, target_host=asset,

@@ -18,14 +18,14 @@ def check_gateway_user(call):
         raise TpamRefused(u'SPS passed no name of a gateway user; have the gateway authenticate '
                           u'its users, or set [tpam] require_gateway_user=no')
     if not user.name:
-        call.log('warning', u'There is no gateway user, so that the credential goes to nobody in '
+        call.log('warning', u'There is no gateway user: the credential is given to nobody in '
                             u'particular; set [tpam] require_gateway_user=yes')
     if u'\ufffd' in user.identity:  # the bytes of another user may read the same
         raise TpamRefused(u'SPS passed a gateway user whose name is not UTF-8')
     allowed = tpam['gateway_domains']
     if allowed and not user.domains:
         raise TpamRefused(u'SPS passed no domain of the gateway user, and [tpam] gateway_domains '
-                          u'asks for one')
+                          u'requires one')
     if allowed and not all(folded(domain) in allowed for domain in user.domains):
         raise TpamRefused(u'the gateway user belongs to a domain that is not in [tpam] '
                           u'gateway_domains', user=user.identity)
@@ -57,7 +57,7 @@ def authorize_by_policy(call, system, account):
     rows = call.client().list_assigned_policies(AllOrEffectiveFlag='E', PermissionType='Pwd',
                                                 **asked)
     if not any(_grants(row, policy, asked) for row in each(call, rows)):
-        raise TpamRefused(u'the gateway user does not effectively hold the required policy',
+        raise TpamRefused(u'the gateway user does not effectively have the required policy',
                           policy=policy)
     return _as_isa(call, system, account, u'policy,' + policy)
 

@@ -206,8 +206,8 @@ def tls_remedy(peer):
         return u'the certificate has expired: renew it on the server'
     if now < peer['not_before']:
         return u'the certificate is not yet valid: check the clocks'
-    return (u'if the certificate is right, put the CA that issued it into [tls] ca_cert; else '
-            u'check client_cert')
+    return (u'if the certificate is right, add the CA that issued it to [tls] ca_cert; if the CA '
+            u'is there, check client_cert')
 
 
 # ---- whom a certificate is for -------------------------------------------------------------------

@@ -209,13 +209,14 @@ def _check_look_up(call, checkout, unclear):
     another server answered it, or a row has no notes or cut ones."""
     reason = None
     if checkout.get('server') not in (None, call.client().server):
-        reason = u'another server answered than the one that was asked to add the request'
+        reason = (u'the answer came from another server than the one that was asked to add the '
+                  u'request')
     if unclear:
-        reason = u'the server lists a request without its id or its whole notes'
+        reason = u'the server lists a request without its id or without its complete notes'
     if reason is not None:
-        raise TpamOutcomeUnknown(u'It is unknown whether a request was submitted; look for its '
-                                 u'notes', notes=notes_of(call, _user_of(call, checkout)),
-                                 reason=reason)
+        raise TpamOutcomeUnknown(
+            u'It is unknown whether a request was submitted; look for its notes on the server',
+            notes=notes_of(call, _user_of(call, checkout)), reason=reason)
 
 
 def _user_of(call, checkout):
@@ -284,7 +285,7 @@ def _reason_against(call, checkout):
         call.forget(checkout)
         return u'the request is %s' % state
     check_in(call, [checkout])  # the status may be any text, and is not repeated
-    return u'the server gives the request a status that is not one of TPAM'
+    return u'the server gives the request a status that TPAM does not have'
 
 
 def _denied_key(call, system, account):
@@ -368,14 +369,15 @@ def _give_up_search(call, checkout):
     notes = notes_of(call, _user_of(call, checkout))
     if not call.is_known(checkout):
         raise TpamOutcomeUnknown(
-            u'It is unknown whether a request was submitted; look for its notes', notes=notes)
+            u'It is unknown whether a request was submitted; look for its notes on the server',
+            notes=notes)
     if _is_unlikely(checkout):
         call.log('info', u'The submission of the request was not carried out', notes=notes,
                  **about(checkout))
         return
     call.state['unknown'] += 1
     call.log('warning', u'It was unknown whether a request was submitted, and no request was '
-                        u'found; look for its notes', notes=notes, **about(checkout))
+                        u'found; look for its notes on the server', notes=notes, **about(checkout))
 
 
 def _skip_second_reset(call, checkout, row):
@@ -387,8 +389,8 @@ def _skip_second_reset(call, checkout, row):
     reset = reset_checkout(call, checkout['system'], checkout['account'])
     if reset is not None and column(row, 'CloseDt') != column(row, 'ExpiresDt'):
         call.forget(reset)
-        call.log('warning', u'The password is not changed again; change it by hand if it was not '
-                            u'this session that closed the request', **about(checkout))
+        call.log('warning', u'The password is not changed again; change it by hand unless this '
+                            u'session closed the request', **about(checkout))
 
 
 def _closed_row(call, checkout):
@@ -432,8 +434,8 @@ def report_unreadable(call):
     summary."""
     for details in call.unreadable:
         call.state['unknown'] += 1
-        call.log('error', u'A part of the cookie cannot be read, so that something may still be '
-                          u'checked out; look for it on the server',
+        call.log('error', u'A part of the cookie cannot be read: something may still be checked '
+                          u'out; look for it on the server',
                  **(details or {'notes': last_notes(call)}))
 
 

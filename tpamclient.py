@@ -89,7 +89,7 @@ class TpamClient(object):
         elif not is_number(number):
             number = u''
         if not 0 < len(text(number)) <= MAX_ID:
-            raise TpamOutcomeUnknown(u'The server accepted a request and did not return its id')
+            raise TpamOutcomeUnknown(u'The server accepted a request but did not return its id')
         return number, answer['message']
 
     def get_pwd_request(self, request_id):
@@ -100,7 +100,7 @@ class TpamClient(object):
             return None
         if len(rows) > 1 or column(rows[0], 'RequestID').strip() != text(request_id).strip():
             raise TpamError(u'No usable answer', server=self.server,
-                            reason=u'a row of another request than the one asked for')
+                            reason=u'a row about a request other than the one asked for')
         return rows[0]
 
     def cancel(self, request_id, comment):
@@ -231,7 +231,7 @@ def decode_result(body):
     """
     answer = decode_answer(body)
     if not isinstance(answer, dict):
-        raise BadAnswer('no struct of returnCode and message')
+        raise BadAnswer('no struct with returnCode and message')
     code = answer.get('returnCode')
     if not isinstance(code, int) or isinstance(code, bool):
         raise BadAnswer('no returnCode, or one that is not an int')
@@ -281,7 +281,7 @@ def service_addresses(name, is_pinned, deadline):
         return found, failures
     if failures:
         raise failures[-1]
-    raise TpamUnavailable(u'DNS has no servers under this name', name=name,
+    raise TpamUnavailable(u'DNS has no SRV record of this name', name=name,
                           remedy=u'check [tpam] server')
 
 

@@ -171,13 +171,14 @@ def _items(parse):
 
 def _domain(item):
     if re.search(u'[;#=:"\'\\\\/|<>*?()\\[\\]{}$@]', item):
-        raise ValueError(u'must be names of domains alone')
+        raise ValueError(u'must contain only names of domains')
     return folded(item)
 
 
 def _path(value):
     if not re.match(u'/[!-~]*\\Z', value):
-        raise ValueError(u'must begin with / and hold ASCII characters without white space')
+        raise ValueError(u'must begin with / and contain only ASCII characters, without white '
+                         u'space')
     return value
 
 
@@ -237,7 +238,7 @@ def _pem(*kinds):
         blocks = [(re.sub(u'.* PRIVATE KEY\\Z', u'PRIVATE KEY', label), content)
                   for label, content in PEM_BLOCK.findall(value)]
         if _hides_option(value, around):
-            raise ValueError(u'has another option behind it that is indented by mistake')
+            raise ValueError(u'is followed by another option that is indented by mistake')
         _check_kinds([kind for kind, _ in blocks], kinds, is_whole=u'-----' not in around)
         if u'ENCRYPTED' in value:
             raise ValueError(u'must hold an unencrypted key: nobody can type a pass phrase here')
@@ -360,7 +361,7 @@ def _missing(settings, given):
             u'missing; the host name of the credential server, as in its certificate')
     if tls['enabled'] and not tls['ca_cert'] and not tls['server_fingerprint']:
         yield 'tls', 'ca_cert', (
-            u'missing; the CA certificate that the server is verified with, as PEM '
+            u'missing; the CA certificate with which the server is verified, as PEM '
             u'(or pin the certificate of the server with server_fingerprint)')
     if explicit and not tpam['username'] and not certified:
         yield 'tpam', 'username', (
@@ -390,15 +391,16 @@ def _misplaced(settings, given):
     checks_in = tpam['authorization'] == u'request' or settings['check-in']['force_reset']
     if tpam['use_credential'] == u'gateway' and checks_in:
         yield 'tpam', 'use_credential', (
-            u'must be explicit with authorization=request or force_reset=yes, since the hooks '
-            u'that check in are not told the password of the gateway user')
+            u'must be explicit with authorization=request or force_reset=yes, because SPS does '
+            u'not pass the gateway password to the hooks that check in')
     if tpam['authorization'] != u'policy' and tpam['required_policy']:
         yield 'tpam', 'required_policy', (
-            u'is only looked at with authorization=policy; set that, or leave it out')
+            u'has an effect only with authorization=policy; set that, or remove this option')
     for option in _OF_REQUESTS:
         if tpam['authorization'] != u'request' and ('request', option) in given:
             yield 'request', option, (
-                u'is only looked at with [tpam] authorization=request; set that, or leave it out')
+                u'has an effect only with [tpam] authorization=request; set that, or remove this '
+                u'option')
     host, port = proxy['server'] or (u'', None)
     if port is not None or host.startswith(u'srv:'):
         yield 'https-proxy', 'server', (

@@ -69,7 +69,8 @@ class TpamTimeout(TpamError):
     waiting for, and name the signal."""
 
     def __init__(self, **details):
-        message = u'Time is over; see [tpam] timeout, and why the server is slow'
+        message = (u'The hook has reached its time limit; find out why the server is slow, or '
+                   u'increase [tpam] timeout')
         if 'signal' in details:
             message = u'A signal ended the hook'
         TpamError.__init__(self, message, **details)

@@ -164,7 +164,7 @@ class _WireHandler(urllib2.BaseHandler):
     def _read_body(self, response):
         encoding = response.getheader('Content-Encoding') or 'identity'
         if encoding.lower() != 'identity':
-            raise BadAnswer('a Content-Encoding, which was not asked for')
+            raise BadAnswer('a Content-Encoding that was not asked for')
         _check_length(response)
         self._wire.budget += 2 * MAX_BODY  # the framing of the chunks counts, too
         content = io.BytesIO()
@@ -217,7 +217,7 @@ def status_text(code):
 SEE_SERVER = u'see the log of the server'
 WITHOUT_TLS = u'; is this a TLS port? then set [tls] enabled=yes'  # it sends an alert, or 400
 _REMEDIES = {401: u'check [tpam] username and password', 404: u'check [tpam] path',
-             403: u'check what this user may do, and client_cert'}
+             403: u'check the permissions of the API user, and [tls] client_cert'}
 
 
 def status_remedy(code, has_tls):

@@ -36,11 +36,11 @@ def read_lines(configuration, known):
     sections, options, outside, unreadable = _sorted_lines(_lines(configuration, known))
     problems = []
     if len(outside) > 0:
-        problems.append((outside[0], u'Before the first [section]: line %s; each option stands in '
-                                     u'its section' % _listed(outside)))
+        problems.append((outside[0], u'Text before the first [section]: line %s; write each option '
+                                     u'below its section' % _listed(outside)))
     if len(unreadable) > 0:
         problems.append((unreadable[0], u'Neither [section] nor option=value: line %s; only the '
-                                        u'further lines of a value are indented'
+                                        u'continuation lines of a value are indented'
                                         % _listed(unreadable)))
     return sections, [(line, section, name, u'\n'.join(value))
                       for line, section, name, value in options], problems

@@ -154,7 +154,7 @@ def find_system(call, target):
         is_last = number == len(resolvers)
         if resolver == u'tpam' or is_last or _listed(call, 'SystemName', name):
             return name
-    raise TpamRefused(u'no name of the system was found', address=target.address,
+    raise TpamRefused(u'no resolver found the name of the system', address=target.address,
                       host_name=target.host_name, system_name_resolver=u', '.join(resolvers),
                       remedy=u'check that the server lists a system with this address or name to '
                              u'the API user, or choose another [tpam] system_name_resolver')
@@ -172,7 +172,7 @@ def _listed(call, option, value):
         return None
     found = column(rows[0], option)
     if len(rows) > 1 or not same_name(_canonical(found), _canonical(value)):
-        raise TpamRefused(u'the server lists something other than the one system asked for',
+        raise TpamRefused(u'the server did not list exactly the one system that was asked for',
                           rows=len(rows), **{option: value})
     return column(rows[0], 'SystemName') or None
 
@@ -277,10 +277,10 @@ def _real_account(call, system, account):
     """Return [system, account] that system_maptoreal=yes puts in place of an account."""
     rows = call.client().list_accounts(SystemName=system, AccountName=account)
     if len(rows) != 1 or not same(rows[0], SystemName=system, AccountName=account):
-        raise TpamRefused(u'the server does not list this one account', rows=len(rows))
+        raise TpamRefused(u'the server did not list exactly this account', rows=len(rows))
     real_account = column(rows[0], 'AccountCustom1')
     real_system = column(rows[0], 'AccountCustom2')
     if not real_account or not real_system:
-        raise TpamRefused(u'no real account is given in AccountCustom1 and AccountCustom2 of this '
-                          u'account')
+        raise TpamRefused(u'AccountCustom1 and AccountCustom2 of this account do not name a real '
+                          u'account and its system')
     return [real_system, real_account]

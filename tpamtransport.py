@@ -248,7 +248,7 @@ class Connection(object):
         self.peer = dict(certificate(der), sha256=fingerprint(der))
         _, protocol, bits = self.sock.cipher() or (None, None, 0)
         if protocol == 'SSLv2' or bits < MIN_CIPHER_BITS:
-            return u'a protocol or cipher too weak'
+            return u'the protocol or the cipher is too weak'
         return None
 
     def _look(self, limit):
@@ -279,7 +279,7 @@ class Connection(object):
             raise TpamUnavailable(
                 u'The certificate of the server is for another name', server=self.name,
                 names=u', '.join(names_of(self.peer)),
-                remedy=u'name the server in [tpam] server as its certificate does',
+                remedy=u'write the name in the certificate into [tpam] server',
                 **shown(self.peer))
 
 
@@ -332,7 +332,7 @@ def _do_handshake(sock, limit):
 
 # ---- one server ----------------------------------------------------------------------------------
 
-_UNKNOWN = u'; whether the call was carried out is unknown'
+_UNKNOWN = u'; it is unknown whether the call was carried out'
 
 
 class Server(object):
@@ -424,7 +424,7 @@ class Server(object):
         """Return the error for an HTTP status."""
         details = {'server': self.name, 'status': status_text(code),
                    'remedy': status_remedy(code, self._settings['tls'] is not None)}
-        message = u'The server answers with an error'
+        message = u'The server answered with an error'
         if not repeatable and not 300 <= code < 500:
             return TpamOutcomeUnknown(message + _UNKNOWN, **details)
         if code in (502, 503, 504):

@@ -31,7 +31,7 @@ def encode_call(method, options):
         elif value:
             present[name] = text(value)
             if not _is_xml(present[name]):
-                raise TpamError(u'A character that XML cannot carry; nothing was sent',
+                raise TpamError(u'XML cannot carry a character of this option; nothing was sent',
                                 option=name, value=value)
     body = xmlrpclib.dumps((present,), native(method), encoding='utf-8')
     return body.replace(b'\r', b'&#13;')
@@ -173,7 +173,7 @@ class _Decoder(object):
         members = {}
         for member in element:
             if member.tag != 'member' or len(member) != 2:
-                raise BadAnswer('a struct of something other than members')
+                raise BadAnswer('a struct with something other than members')
             name, value = member
             if name.tag != 'name' or len(name):
                 raise BadAnswer('a member without a name')

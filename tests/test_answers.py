@@ -265,7 +265,7 @@ def test_a_list_of_no_rows_is_empty(world, members):
     with served(DONE, member('message', 'x'), *members) as server:
         result = asking(world, server, system_name_resolver='tpam').call('get_password_list')
     assert result.credentials == []
-    assert 'no name of the system was found' in result.log
+    assert 'no resolver found the name of the system' in result.log
     assert "remedy='check that the server lists" in result.log
 
 

@@ -86,7 +86,7 @@ def test_a_whole_configuration_has_no_problems_and_every_default():
 
 MISSING = [
     '[tpam] server: missing; the host name of the credential server, as in its certificate',
-    '[tls] ca_cert: missing; the CA certificate that the server is verified with, as PEM (or pin the certificate of '
+    '[tls] ca_cert: missing; the CA certificate with which the server is verified, as PEM (or pin the certificate of '
     'the server with server_fingerprint)',
     '[tpam] username: missing; the API user of the credential server (or a client_cert under [tls])',
 ]
@@ -202,7 +202,7 @@ YES_NO = ONE_OF + 'yes, no'
 RESOLVERS = ONE_OF + ', '.join(tpamconfig._RESOLVERS)
 TRIGGERS = ONE_OF + 'session-ended, authentication-completed'
 HEX = 'must be sha256: and 64 hexadecimal digits'
-PATH = 'must begin with / and hold ASCII characters without white space'
+PATH = 'must begin with / and contain only ASCII characters, without white space'
 
 
 def whole_number(least, most):
@@ -302,12 +302,13 @@ def test_a_line_that_was_indented_by_mistake_is_told_so_and_not_repeated():
     ({'tpam': {'authorization': 'policy'}},
      ['[tpam] required_policy: missing; the policy that authorization=policy asks for']),
     ({'tpam': {'required_policy': 'Privileged'}},
-     ['[tpam] required_policy (line …): is only looked at with authorization=policy; set that, or leave it out']),
+     ['[tpam] required_policy (line …): has an effect only with authorization=policy; set that, or remove this '
+      'option']),
     ({'tpam': {'username': None, 'password': None}, 'tls': {'enabled': 'no', 'client_cert': CLIENT}},
      ['[tpam] username: missing; the API user of the credential server (or a client_cert under [tls])']),
     ({'tpam': {'use_credential': 'gateway', 'username': None, 'password': None}, 'check_in': {'force_reset': 'yes'}},
-     ['[tpam] use_credential (line …): must be explicit with authorization=request or force_reset=yes, since the '
-      'hooks that check in are not told the password of the gateway user']),
+     ['[tpam] use_credential (line …): must be explicit with authorization=request or force_reset=yes, because '
+      'SPS does not pass the gateway password to the hooks that check in']),
     ({'tpam': {'authorization': 'request', 'username': None, 'password': None}, 'tls': {'client_cert': CLIENT}},
      ['[tpam] username: missing; authorization=request looks for requests of the API user under this name']),
     ({'check_in': {'force_reset': 'yes'}, 'private_keys': {'command': 'Retrieve'}},
@@ -424,9 +425,8 @@ def test_an_empty_mode_is_not_the_laxest_one(world):
 
 # ---- what is no configuration
 
-OUTSIDE = 'Before the first [section]: line %s; each option stands in its section'
-UNREADABLE = ('Neither [section] nor option=value: line %s; only the further lines of a value are '
-              'indented')
+OUTSIDE = 'Text before the first [section]: line %s; write each option below its section'
+UNREADABLE = ('Neither [section] nor option=value: line %s; only the continuation lines of a value are indented')
 
 
 def test_text_before_a_section_is_named_by_its_lines():
@@ -513,7 +513,7 @@ def test_what_hides_behind_pem_by_its_indentation_is_refused(rest):
     assert '[tls] ca_cert (line 2): ' + HIDDEN in problems_of(hidden)
 
 
-HIDDEN = 'has another option behind it that is indented by mistake'
+HIDDEN = 'is followed by another option that is indented by mistake'
 KNOWN = sorted(set(option for options in tpamconfig.OPTIONS.values() for option in options or ()))
 
 
@@ -791,8 +791,8 @@ geheim
         '[lgging] (line 17): unknown section; did you mean logging?',
         MISSING[0], MISSING[2],
         '[tpam] required_policy: missing; the policy that authorization=policy asks for',
-        '[request] poll_interval (line 16): is only looked at with [tpam] authorization=request; set that, or leave '
-        'it out',
+        '[request] poll_interval (line 16): has an effect only with [tpam] authorization=request; set that, or '
+        'remove this option',
     ]
 
 
@@ -953,4 +953,4 @@ def test_default_cfg_is_as_small_as_sps_demands():
     'jdoe@CORP', '*.example.com', '"CORP"', '(CORP)'])
 def test_a_list_of_domains_takes_nothing_else(option, value):
     problem, = problems_of(with_option('tpam', option, value))
-    assert 'must be names of domains alone' in problem
+    assert 'must contain only names of domains' in problem

@@ -434,12 +434,12 @@ CONNECT = 'ERROR Cannot connect to the server'
 
 
 @pytest.mark.parametrize('name, start, expected', [
-    ('name_in_time_of_hook', 'ERROR Time is over', 'the look-up of the name'),
-    ('connecting_in_time_of_hook', 'ERROR Time is over', 'connecting'),
-    ('handshake_in_time_of_hook', 'ERROR Time is over', 'the TLS handshake'),
-    ('answer_to_retrieve', 'ERROR Time is over', 'the answer to Retrieve'),
-    ('rest_of_answer_to_retrieve', 'ERROR Time is over', 'the answer to Retrieve'),
-    ('answer_to_list_systems', 'ERROR Time is over', 'the answer to ListSystems'),
+    ('name_in_time_of_hook', 'ERROR The hook has reached its time limit', 'the look-up of the name'),
+    ('connecting_in_time_of_hook', 'ERROR The hook has reached its time limit', 'connecting'),
+    ('handshake_in_time_of_hook', 'ERROR The hook has reached its time limit', 'the TLS handshake'),
+    ('answer_to_retrieve', 'ERROR The hook has reached its time limit', 'the answer to Retrieve'),
+    ('rest_of_answer_to_retrieve', 'ERROR The hook has reached its time limit', 'the answer to Retrieve'),
+    ('answer_to_list_systems', 'ERROR The hook has reached its time limit', 'the answer to ListSystems'),
     ('name_in_connect_timeout', CONNECT, 'the look-up of the name'),
     ('connecting_in_connect_timeout', CONNECT, 'connecting'),
     ('handshake_in_connect_timeout', CONNECT, 'the TLS handshake'),

@@ -179,7 +179,7 @@ def line_of(result):
 
 def when(line):
     """When the hook that logged this line ends, and how many seconds that may take."""
-    if 'Time is over' in line:
+    if 'has reached its time limit' in line:
         return 'at timeout', UNANSWERED[1] + SLACK
     if 'timed out' in line:
         return 'at connect_timeout', UNCONNECTED[0] + SLACK

@@ -146,7 +146,7 @@ def test_a_refusal_is_an_empty_list_and_one_line_that_says_why(world, spoil, rea
 def test_a_system_that_the_server_does_not_know_is_a_refusal(world):
     result = world.session({'server_ip': '10.9.9.9', 'server_hostname': None}).call('get_password_list')
     assert result.credentials == []
-    assert "no name of the system was found" in result.lines[0]
+    assert "no resolver found the name of the system" in result.lines[0]
     assert world.tpam.commands() == ['ListSystems']
 
 

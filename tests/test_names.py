@@ -208,7 +208,7 @@ def test_a_name_that_leads_to_another_host_besides_the_system_is_refused(quick, 
 def test_a_name_whose_addresses_the_server_does_not_know_is_refused(quick, monkeypatch, records):
     result, asked = ask(quick, monkeypatch, OF_A_NAME, records, 'tpam')
     assert result.credentials == []
-    assert 'no name of the system was found' in result.log
+    assert 'no resolver found the name of the system' in result.log
     assert [line for line in lines(result) if 'DNS' in line] == []
     assert asked == [WEB, WEB_SIX]
     known = [address for addresses in records.values() for address in addresses]
@@ -283,7 +283,7 @@ def test_no_address_is_asked_about_while_dns_does_not_answer(quick, monkeypatch,
     """With a part of the addresses, a second system would go unnoticed."""
     result, _ = ask(quick, monkeypatch, OF_A_NAME, records, 'tpam')
     assert result.credentials == []
-    assert 'no name of the system was found' in result.log
+    assert 'no resolver found the name of the system' in result.log
     warnings = [line for line in lines(result) if 'No credential' not in line]
     assert [line.startswith('WARNING') and 'DNS' in line for line in warnings] == [True]
     assert trail(quick) == BY_NAME

@@ -211,7 +211,7 @@ def test_a_host_name_that_is_an_address_is_no_name(quick):
                       {'server_hostname': None, 'server_ip': None, 'target_host': '10.0.0.5'}):
         result = session(quick, arguments).call('get_password_list')
         assert result.credentials == []
-        assert 'no name of the system was found' in result.log
+        assert 'no resolver found the name of the system' in result.log
     assert trail(quick) == []
 
 
@@ -260,7 +260,7 @@ def test_a_target_that_is_a_name_is_not_looked_up(quick, monkeypatch):
 
 def test_an_address_of_no_name_or_of_two_names_is_refused(quick, monkeypatch):
     arguments = {'server_hostname': None}
-    for records, reason in (({}, 'no name of the system was found'),
+    for records, reason in (({}, 'no resolver found the name of the system'),
                             ({('5.0.0.10.in-addr.arpa.', 'PTR'): ['a.test.', 'b.test.']}, 'more than one name')):
         with asking(FakeDns(records), monkeypatch):
             result = session(quick, arguments, tpam={'system_name_resolver': 'dns'}).call('get_password_list')
@@ -320,14 +320,14 @@ def test_rows_that_are_not_the_one_that_was_asked_for_are_refused(quick, rows):
     answers(quick, 'ListSystems', *rows)
     result = session(quick, tpam={'system_name_resolver': 'tpam'}).call('get_password_list')
     assert result.credentials == []
-    assert ("the server lists something other than the one system asked for', rows='%d'" % len(rows)) in result.log
+    assert ("the server did not list exactly the one system that was asked for', rows='%d'" % len(rows)) in result.log
     assert quick.tpam.commands() == ['ListSystems']
 
 
 def test_a_row_without_the_name_of_the_system_is_no_system(quick):
     answers(quick, 'ListSystems', {'NetworkAddress': '10.0.0.5'})
     result = session(quick, tpam={'system_name_resolver': 'tpam'}).call('get_password_list')
-    assert 'no name of the system was found' in result.log
+    assert 'no resolver found the name of the system' in result.log
     assert quick.tpam.commands() == ['ListSystems']
 
 
@@ -363,8 +363,9 @@ def test_the_account_is_the_one_that_was_named(quick, name):
 def test_without_an_account_nothing_is_asked(quick, name):
     result = session(quick, {'server_username': name}).call('get_password_list')
     assert result.credentials == []
-    assert lines(result) == ["WARNING No credential; reason='no account was named: argument server_username', "
-                             "session_id='session-1'"]
+    assert lines(result) == [
+        "WARNING No credential; reason='SPS passed no name of an account (argument server_username)', "
+        "session_id='session-1'"]
     assert trail(quick) == []
 
 
@@ -376,16 +377,16 @@ def test_an_account_stands_for_a_real_one(quick):
 
 
 @pytest.mark.parametrize('rows, reason', [
-    ([], 'does not list this one account'),
-    ([{'SystemName': 'WEB01', 'AccountName': 'alias'}], 'no real account is given'),
-    ([{'SystemName': 'WEB01', 'AccountName': 'alias', 'AccountCustom1': 'root'}], 'no real account is given'),
+    ([], 'did not list exactly this account'),
+    ([{'SystemName': 'WEB01', 'AccountName': 'alias'}], 'do not name a real account'),
+    ([{'SystemName': 'WEB01', 'AccountName': 'alias', 'AccountCustom1': 'root'}], 'do not name a real account'),
     ([{'SystemName': 'WEB01', 'AccountName': 'other', 'AccountCustom1': 'root', 'AccountCustom2': 'WEB01'}],
-     'does not list this one account'),
+     'did not list exactly this account'),
     ([{'SystemName': 'WEB02', 'AccountName': 'alias', 'AccountCustom1': 'root', 'AccountCustom2': 'WEB01'}],
-     'does not list this one account'),
+     'did not list exactly this account'),
     (2 * [{'SystemName': 'WEB01', 'AccountName': 'alias', 'AccountCustom1': 'root', 'AccountCustom2': 'WEB01'}],
-     'does not list this one account'),
-    ([{'AccountCustom1': 'root', 'AccountCustom2': 'WEB01'}], 'does not list this one account'),
+     'did not list exactly this account'),
+    ([{'AccountCustom1': 'root', 'AccountCustom2': 'WEB01'}], 'did not list exactly this account'),
 ])
 def test_an_account_without_a_real_one_is_refused(quick, rows, reason):
     answers(quick, 'ListAccounts', *rows)
@@ -541,7 +542,7 @@ def test_any_other_policy_is_not(quick, change):
     answers(quick, 'ListAssignedPolicies', row)
     result = session(quick, tpam=PRIVILEGED).call('get_password_list')
     assert result.credentials == []
-    assert "policy='Privileged', reason='the gateway user does not effectively hold the required policy'" in result.log
+    assert "policy='Privileged', reason='the gateway user does not effectively have the required policy'" in result.log
     assert trail(quick) == [POLICY]
 
 
@@ -1200,8 +1201,8 @@ def test_the_asset_and_account_of_an_aa_plugin_go_first(quick):
 
 
 @pytest.mark.parametrize('arguments, missing', [
-    ({'asset': None}, 'no asset was named: argument asset, or asset in the session cookie'),
-    ({'asset': 'WEB01', 'server_username': None}, 'no account was named'),
+    ({'asset': None}, 'SPS passed no asset (argument asset, or asset in the session cookie)'),
+    ({'asset': 'WEB01', 'server_username': None}, 'SPS passed no name of an account'),
 ])
 def test_a_remote_app_without_asset_or_account_is_told_what_is_missing(quick, arguments, missing):
     result = session(quick, arguments).call('get_remote_app_credentials')

@@ -422,9 +422,9 @@ def test_the_first_server_is_asked_and_no_other(world):
     ('close_before_handshake', 'good', 'TLS cannot be set up with the server; '),
     ('good', 'expired', 'TLS cannot be set up with the server; '),
     ('good', 'wrong-host', 'The certificate of the server is for another name; '),
-    ('status_502', 'good', 'The server answers with an error; '),
-    ('status_503', 'good', 'The server answers with an error; '),
-    ('status_504', 'good', 'The server answers with an error; '),
+    ('status_502', 'good', 'The server answered with an error; '),
+    ('status_503', 'good', 'The server answered with an error; '),
+    ('status_504', 'good', 'The server answered with an error; '),
 ])
 def test_the_next_server_is_asked_when_one_cannot_be_and_the_log_says_why(world, behaviour, certificate, line):
     second = world.serve()
@@ -456,7 +456,7 @@ def test_with_no_server_left_each_has_its_line_and_the_last_is_the_error(world):
         with bad_server.serve('refused') as second:
             result = world.session(**asking(first, second)).call('get_password_list')
     assert [line.partition(';')[0] for line in result.lines[:2]] == [
-        'WARNING The server answers with an error', 'ERROR Cannot connect to the server']
+        'WARNING The server answered with an error', 'ERROR Cannot connect to the server']
     assert "server='localhost:%d'" % second.port in result.raised['message']
 
 
@@ -556,7 +556,7 @@ def test_a_call_that_changes_something_is_never_sent_again_and_its_outcome_is_un
     with bad_server.serve(behaviour, make.path('good')) as first, bad_server.serve('good', make.path('good')) as second:
         with pytest.raises(tpamerrors.TpamOutcomeUnknown) as caught:
             ONCE[command](client(first, second))
-    assert 'whether the call was carried out is unknown' in caught.value.message
+    assert 'it is unknown whether the call was carried out' in caught.value.message
     assert caught.value.details['server'] == 'localhost:%d' % first.port
     assert (len(first.requests), second.connections) == (1, 0)
 
@@ -595,9 +595,9 @@ def test_a_request_that_may_have_been_filed_is_filed_once_and_looked_for(world):
     with bad_server.serve('status_503', make.path('good')) as first:
         session = world.session(**asking(first, second, authorization='request'))
         result = session.call('get_password_list')
-    assert 'whether the call was carried out is unknown' in result.log
+    assert 'it is unknown whether the call was carried out' in result.log
     assert 'It is unknown whether a request was submitted' in result.raised['message']
-    assert 'another server answered' in result.raised['message']
+    assert 'came from another server' in result.raised['message']
     assert len([request for request in first.requests if b'AddPwdRequest' in request.body]) == 1
     assert set(world.tpam.commands()) == set(['ListRequestDetails'])
 
@@ -771,7 +771,7 @@ def test_the_certificate_has_to_be_for_the_name_that_srv_gave(world, name, given
 def test_a_service_without_servers_is_an_error_that_says_so(world, records):
     with FakeDns(records) as dns_server:
         result = by_srv(world, dns_server)
-    assert result.raised['message'].startswith('DNS has no servers under this name; ')
+    assert result.raised['message'].startswith('DNS has no SRV record of this name; ')
 
 
 def test_of_servers_with_the_same_priority_the_heavier_comes_first_more_often(client, monkeypatch):

@@ -229,7 +229,7 @@ def test_a_check_says_of_each_server_what_to_change(world, tool):
         status, output = tool.run('check')
     refused, denied = wrong(output)
     assert status == 1
-    assert 'answered' not in output and 'READY as far' not in output
+    assert ': answered' not in output and 'READY as far' not in output
     assert 'Cannot connect' in refused and 'localhost:%d' % closed.port in refused
     assert 'check [tpam] username and password' in denied
     assert 'wröng' not in output
@@ -296,7 +296,7 @@ def test_a_hook_that_fails_shows_its_line_once_and_no_traceback(tool):
     tool.configure(tpam={'password': 'wrong-password'})
     output = tool.run('run', 'get_password_list', *ARGUMENTS)[1]
     assert 'raised TpamError' in output
-    assert output.count('The server answers with an error') == 1
+    assert output.count('The server answered with an error') == 1
     assert 'Traceback' not in output
 
 
