@@ -250,6 +250,7 @@ WRONG = [
     ('tls', 'ca_cert', ['/etc/ssl/ca.pem', 'MIIC', CA.replace('-----END', '----END')], NO_PEM % 'CERTIFICATE'),
     ('tls', 'ca_cert', [KEY, CLIENT, CA + KEY], 'holds a PRIVATE KEY; it ' + NO_PEM % 'CERTIFICATE'),
     ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'PUBLIC KEY')], 'holds a PUBLIC KEY; it ' + NO_PEM % 'CERTIFICATE'),
+    ('tls', 'ca_cert', [CA + CA.replace('CERTIFICATE', 'X509 CRL')], NO_PEM % 'CERTIFICATE'),
     ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'TRUSTED CERTIFICATE')],
      'holds a TRUSTED CERTIFICATE; it ' + NO_PEM % 'CERTIFICATE'),
     ('tls', 'client_cert', ['x', CA + 'and -----BEGIN'], NO_PEM % CERTIFICATE_AND_KEY),
@@ -686,6 +687,11 @@ def test_a_comment_in_front_of_a_key_shows_no_line_of_it():
         text = configuration(**whole()) + '[tls]\n; client_cert=' + CLIENT.replace('\n', '\n' + indent)
         problem, = problems_of(text)
         assert problem.startswith('[tls] client_cert (line ') and problem.endswith(COMMENTED)
+
+
+def test_a_pem_below_a_comment_that_is_no_option_is_not_taken_for_one():
+    text = configuration(**whole()) + '[tls]\n# the CA of : -----BEGIN CERTIFICATE-----\n' + CA.partition('\n')[2]
+    assert not [problem for problem in problems_of(text) if COMMENTED in problem]
 
 
 def test_a_pem_that_is_a_comment_in_all_of_its_lines_is_a_comment():
