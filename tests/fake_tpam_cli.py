@@ -233,7 +233,7 @@ class FakeTpamCli:
         self.run(abort())
 
     async def _serve(self, process):
-        user = process.get_extra_info('username')
+        user, tpam = process.get_extra_info('username'), self.tpam  # which a test may replace meanwhile
         line = process.command or ''
         self.lines.append(line)
         self.running += 1
@@ -243,7 +243,7 @@ class FakeTpamCli:
                 return process.channel.get_connection().abort()
             if self.delay:
                 await asyncio.sleep(self.delay)
-            output, is_refusal = await self.loop.run_in_executor(None, self.answer, user, line)
+            output, is_refusal = await self.loop.run_in_executor(None, self.answer, tpam, user, line)
             output = (output + '\n').replace('\n', self.line_end).encode('utf-8', 'surrogateescape')
             if self._is_broken('after', line):
                 return process.channel.get_connection().abort()
@@ -263,23 +263,23 @@ class FakeTpamCli:
         self.breaks = None
         return True
 
-    def answer(self, user, line):
+    def answer(self, tpam, user, line):
         """Return (what a command line prints, whether it is a refusal)."""
         if self.prints is not None:
             return self.prints, False
         try:
             command, options = parse(line)
-            return self._carry_out(user, command, options), False
+            return self._carry_out(tpam, user, command, options), False
         except Refused as refusal:
             return refusal.args[0], True
 
-    def _carry_out(self, user, command, options):
+    def _carry_out(self, tpam, user, command, options):
         if command == 'UserSSHKey':
             return self._user_key(user, options)
         if command == 'Approve':
-            return self._approve(options)
+            return self._approve(tpam, options)
         try:
-            answer = self.tpam.call(user, command, adapted(user, command, options))
+            answer = tpam.call(user, command, adapted(user, command, options))
         except Fault:
             raise Refused(usage(command))
         if answer['returnCode']:
@@ -295,10 +295,10 @@ class FakeTpamCli:
             raise Refused('You may only retrieve your own keys')
         return self.private_keys[user].rstrip('\n')
 
-    def _approve(self, options):
+    def _approve(self, tpam, options):
         try:
             number = options['RequestID']
-            self.tpam.approve(int(number.partition('-')[0]))
+            tpam.approve(int(number.partition('-')[0]))
         except (KeyError, ValueError):
             raise Refused('You are not authorized to perform this operation')
         return 'The response for Password RequestID: %s was submitted successfully' % number

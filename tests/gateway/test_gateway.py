@@ -322,10 +322,12 @@ def pair(make, cli, keys):
 
 def test_the_next_tpam_is_asked_where_the_first_is_down_or_a_replica(pair):
     gateway, first, second = pair
-    assert gateway.call('AddPwdRequest', ADD).code == 0
+    added = gateway.call('AddPwdRequest', ADD)
+    assert added.code == 0, added.message
     assert len(first.tpam.requests) == 1
     first.tpam.replica = True
-    assert gateway.call('AddPwdRequest', ADD).code == 0
+    added = gateway.call('AddPwdRequest', ADD)
+    assert added.code == 0, added.message
     assert len(second.tpam.requests) == 1
     assert gateway.call('Cancel', {'RequestID': '1001-1'}).code == 0
     assert [line.split()[0] for line in first.lines] == ['AddPwdRequest'] * 2   # the last that answered comes first
