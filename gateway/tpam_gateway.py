@@ -22,10 +22,12 @@ import sys
 import time
 import xmlrpc.client
 from concurrent.futures import ThreadPoolExecutor
+from xml.parsers.expat import ExpatError
 
 import aiohttp
 from aiohttp import web
 from cryptography import x509
+from defusedxml import DefusedXmlException
 from defusedxml.xmlrpc import DefusedExpatParser
 
 import commands
@@ -41,7 +43,7 @@ KEEP_OPEN = 90       # seconds; the plugin asks again after up to 60
 WRONG_PASSWORD = 1   # seconds that each wrong password takes
 MAX_LOG_INS = 250    # of one name from one address that wait for each other
 MAX_ANSWER = 16 * 1024 * 1024  # bytes; docs/protocol.md
-BAD_XML = -32700
+BAD_XML, BAD_CALL = -32700, -32600  # fault codes
 DUMMY_HASH = hash_password('')  # for unknown names, so that they take as long as known ones
 LOGGED = {'system': 'SystemName', 'account': 'AccountName', 'request': 'RequestID'}
 NOT_IN_XML = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]')
@@ -65,10 +67,12 @@ def decode_call(body):
         parser.feed(body)
         parser.close()
         params, method = unmarshaller.close(), unmarshaller.getmethodname()
-    except Exception as error:  # a broken call raises any of a dozen classes
-        raise Fault(BAD_XML, 'not an XML-RPC call: %s' % type(error).__name__)
+    except (ExpatError, DefusedXmlException) as error:
+        raise Fault(BAD_XML, 'no XML that is allowed: %s' % type(error).__name__)
+    except Exception as error:  # an element out of place raises any of a dozen classes
+        raise Fault(BAD_CALL, 'not an XML-RPC call: %s' % type(error).__name__)
     if not method:
-        raise Fault(BAD_XML, 'not an XML-RPC call: no methodName')
+        raise Fault(BAD_CALL, 'not an XML-RPC call: no methodName')
     return method, params[0] if len(params) == 1 else params
 
 
