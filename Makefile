@@ -8,7 +8,7 @@ EMPTY :=
 PYENV_BINS := $(subst $(EMPTY) $(EMPTY),:,$(sort $(wildcard $(PYENV_ROOT)/versions/*/bin)))
 export PATH := $(PATH):$(PYENV_BINS)
 
-.PHONY: all demo test coverage lint package bench clean
+.PHONY: all demo test coverage mutate lint package bench clean
 all: test package
 
 $(VENV)/ready: tests/requirements.txt
@@ -26,6 +26,11 @@ test: $(VENV)/ready
 # The lines that no test runs, each with the reason.
 coverage: $(VENV)/ready
 	$(BIN)/tox run -e py313
+
+# Random changes of what ships, each of which a test has to notice -> docs/mutants.md. Another seed, other changes.
+SEED := 1
+mutate: $(VENV)/ready
+	$(BIN)/tox run -e mutate -- --seed $(SEED)
 
 lint: $(VENV)/ready
 	$(BIN)/tox run -e lint
