@@ -44,7 +44,8 @@ LAZY = ('tpamclient', 'tpamtransport', 'sshkey')
 
 SHIPPED = tuple(os.path.join(program.ROOT, name) for name in package.modules())
 TOOL = tuple(os.path.join(program.ROOT, 'tools', name) for name in (
-    'try_plugin.py', 'fake_sps.py', 'sps_child.py', 'check_child.py', 'check_server.py', 'package.py', 'program.py'))
+    'try_plugin.py', 'fake_sps.py', 'sps_child.py', 'check_child.py', 'check_server.py', 'server_answers.py',
+    'package.py', 'program.py'))
 CHECKED = SHIPPED + TOOL
 
 FUNCTIONS = (ast.FunctionDef, ast.Lambda)

@@ -43,8 +43,9 @@ check    Reads the configuration as the plugin does, and names all mistakes. The
          hooks send with this configuration. Changes nothing there.
 server   Checks whether the first server of the configuration keeps to docs/protocol.md. It
          sends every command about a test account, says before it starts which ones, and
-         prints a table. It submits a request, cancels it, and changes the password only with
-         --changes.
+         prints a table, and below it what was not proved. The verdict "as above" is the fault
+         of an earlier row. It submits a request, cancels it, and changes the password only
+         with --changes.
 run      Runs one hook. What it checks out stays checked out; the command that checks it in
          is printed.
 %(hooks)s
@@ -57,7 +58,8 @@ NAME=VALUE are the arguments that SPS passes:
 
 run and session fetch real credentials from the server, as a session would. They are shown
 as ********, and log lines as they come. Ctrl-C checks in what was checked out.
-Exit status: 0 if it works, 1 if not, 2 for a mistake on the command line, 130 for Ctrl-C.
+Exit status: 0 if it works, 1 if not, 2 for a mistake on the command line or a server that
+could not be checked, 130 for Ctrl-C.
 
 Examples:
   python3 tools/try_plugin.py check --config my.cfg
@@ -192,20 +194,24 @@ def check_server(options, arguments):
         arguments['gateway_username'] = text(options.gateway_user)
     sps = make_sps(options, timeout=CHECK_TIMEOUT, watch=None if options.json else say)
     answer = sps.call('server', arguments, 'check_server.py').answer
-    rows, problems = answer.get('rows', []), answer.get('problems', [u'the check itself failed; please report it'])
+    rows, notes = answer.get('rows', []), answer.get('notes', [])
+    problems = answer.get('problems', [u'the check itself failed; please report it'])
     wrong = [row for row in rows if row['verdict'] == 'WRONG']
-    if answer.get('left'):
-        problems.append(u'a request may still be open, cancel it by hand: ' + answer['left'])
-    keeps = not wrong and not problems
+    left = [u'a request may still be open, cancel it by hand: ' + answer['left']] if answer.get('left') else []
+    status = 1 if wrong or left else program.COULD_NOT_RUN if problems else 0
     if options.json:
-        print(json.dumps({'keeps': keeps, 'rows': rows, 'problems': problems}, indent=1, sort_keys=True))
-        return 0 if keeps else 1
-    for problem in problems:
-        say(u'PROBLEM: ' + problem)
-    say(u'The server keeps to the protocol, as far as these commands show.' if keeps
-        else u'The server does not keep to the protocol: %d wrong. See docs/protocol.md.' % len(wrong) if wrong
-        else u'The check is not complete.')
-    return 0 if keeps else 1
+        print(json.dumps({'keeps': status == 0, 'rows': rows, 'notes': notes, 'problems': left + problems}, indent=1,
+                         sort_keys=True))
+        return status
+    lines = [u'Not proved: ' + note for note in notes] + [u'PROBLEM: ' + problem for problem in left]
+    lines += [u'COULD NOT CHECK: ' + problem for problem in problems]
+    if wrong:
+        lines.append(u'The server does not keep to the protocol: %d wrong. See docs/protocol.md.' % len(wrong))
+    elif status == 0:
+        lines.append(u'The server keeps to the protocol, as far as these commands show.')
+    for line in lines:
+        say(line)
+    return status
 
 
 class Trial(object):
