@@ -43,6 +43,7 @@ KEEP_OPEN = 90       # seconds; the plugin asks again after up to 60
 WRONG_PASSWORD = 1   # seconds that each wrong password takes
 MAX_LOG_INS = 250    # of one name from one address that wait for each other
 MAX_ANSWER = 16 * 1024 * 1024  # bytes; docs/protocol.md
+LONG_OUTPUT, LONG_ROWS = 64 * 1024, 100  # bytes and rows that are worth a thread
 BAD_XML, BAD_CALL = -32700, -32600  # fault codes
 DUMMY_HASH = hash_password('')  # for unknown names, so that they take as long as known ones
 LOGGED = {'system': 'SystemName', 'account': 'AccountName', 'request': 'RequestID'}
@@ -210,8 +211,8 @@ class Gateway:
         line['client'] = _peer(request)
         try:
             answer = await self._answer(request, line)
-            # Long lists take time, in which other calls go on.
-            body = await asyncio.to_thread(encode_answer, answer)
+            rows = answer.get('rows', ()) if isinstance(answer, dict) else ()
+            body = await _beside(len(rows) > LONG_ROWS, encode_answer, answer)
             if len(body) > MAX_ANSWER:
                 line['outcome'] = 'refused: the list is too long; ask for fewer rows'
                 body = encode_answer(_refusal('the list is too long; ask for fewer rows'))
@@ -266,7 +267,7 @@ class Gateway:
         try:
             output = await self._cli_users[user.login_id].run(
                 command, is_repeatable, lambda: _is_open(request))
-            return await asyncio.to_thread(commands.answer, name, output)
+            return await _beside(len(output.stdout) > LONG_OUTPUT, commands.answer, name, output)
         except NotSent as error:
             if is_repeatable:
                 raise HttpError(503, 'not sent: %s' % error)
@@ -409,6 +410,13 @@ def warnings_of(settings):
     if settings.limits.old_algorithms:
         found.append('old_algorithms: SSH with SHA-1 and CBC is allowed to TPAM')
     return found
+
+
+async def _beside(is_long, function, *arguments):
+    """Return what a function returns. Other calls go on meanwhile if it takes long."""
+    if is_long:
+        return await asyncio.to_thread(function, *arguments)
+    return function(*arguments)
 
 
 def _refusal(text):

@@ -1,6 +1,7 @@
 """Fixtures of the gateway's tests; gateway_world.py makes what they give."""
 import os
 import sys
+import time
 
 import asyncssh
 import pytest
@@ -65,7 +66,9 @@ def shared_gateway(tmp_path_factory, shared_cli, keys):
 
 @pytest.fixture
 def gateway(cli, shared_gateway):
-    """A gateway that serves the API user sps, who logs in as sps, with an empty log. Tests that change it make another.
-    """
+    """A gateway that serves the API user sps, and is logged in as sps; its log is empty. Tests that change it make
+    another."""
+    while shared_gateway.health() != 200:   # a test before this one may have refused its key
+        time.sleep(0.1)
     shared_gateway.forget_log()
     return shared_gateway

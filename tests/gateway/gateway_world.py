@@ -197,6 +197,14 @@ class Gateway:
             used.close()
         return answer
 
+    def health(self):
+        """Return the status of /healthz."""
+        connection = self.connection()
+        connection.request('GET', '/healthz')
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
     def call(self, method, options=None, **arguments):
         """Call a command -> Answer."""
         return self.post(xmlrpc.client.dumps((options or {},), method).encode('utf-8'), **arguments)
