@@ -14,23 +14,49 @@ import time
 import pytest
 
 import bad_server
+import main
 import test_policy
 import test_sshkey
 import test_transport
 import tpamcall
 import tpamcert
+import tpamclient
 import tpamconfig
 import tpamerrors
 import tpamtransport
 import tpamxml
 from certs import make
-from conftest import PASSWORD, certificate, read
+from conftest import PASSWORD, certificate, configuration, read
+from sps_child import native
 from test_check_in import check_in, checked_out, errors
 from test_log import echo, writable
 from test_policy import BY_REQUEST, answers, broken, session
 from test_transport import GOOD, ONCE, asking, idle_server, through
 
 quick, client = test_policy.quick, test_transport.client  # the fixtures
+
+
+# ---- the configuration
+
+def test_a_certificate_beside_a_block_of_another_kind_is_refused_with_what_is_wanted():
+    revoked = '-----BEGIN X509 CRL-----\nMIIB\n-----END X509 CRL-----\n'
+    text = configuration(tls={'ca_cert': certificate('ca') + revoked})
+    problems = [problem for problem in tpamconfig.read_configuration(text)[1] if 'ca_cert' in problem]
+    assert problems == ['[tls] ca_cert (line 2): must be PEM: -----BEGIN CERTIFICATE----- …']
+
+
+def test_a_certificate_below_a_comment_that_names_no_option_belongs_to_none():
+    found, problems = tpamconfig.read_configuration('[tls]\n# of the office:\n' + certificate('ca'))
+    assert found['tls']['ca_cert'] is None
+    assert problems
+    assert 'remove that' not in ''.join(problems)
+
+
+@pytest.mark.parametrize('length, is_asked', [(256, True), (257, False)])
+def test_no_server_is_asked_about_an_account_of_more_than_256_characters(quick, length, is_asked):
+    result = session(quick, {'server_username': 'x' * length}).call('get_password_list')
+    assert result.credentials == []
+    assert quick.tpam.commands() == ['Retrieve'] * is_asked
 
 
 # ---- private keys
@@ -135,6 +161,18 @@ def test_a_session_that_ends_twice_changes_the_password_once_and_says_so(quick):
     assert warning.startswith('WARNING ')
     assert "account='root'" in warning
     assert quick.tpam.commands().count('ForceReset') == 1
+
+
+def test_a_hook_that_is_interrupted_cancels_its_request_and_stays_interrupted(quick, monkeypatch):
+    def interrupt(*_, **options):
+        raise KeyboardInterrupt
+    plugin = main.Plugin(native(session(quick, tpam=BY_REQUEST).sps.configuration))
+    monkeypatch.setattr(tpamclient.TpamClient, 'retrieve', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        plugin.get_password_list(server_username='root', server_hostname='web01', session_id='session-1',
+                                 gateway_username='jdoe')
+    assert len(quick.tpam.requests) == 1
+    assert quick.tpam.active() == []
 
 
 # ---- answers
