@@ -41,9 +41,9 @@ _PATTERNS = {  # option: the values that it takes. Every other option takes any 
     'ReleaseDuration': _NUMBER,
     'TimeRequired': _NUMBER,
     'RequestImmediate': 'Y',  # for N, TPAM needs a date, which the protocol does not have
-    'AllOrEffectiveFlag': 'A|E',
-    'PermissionType': 'Pwd|Sess|File',
-    'Status': 'ALL|PENDING|ACTIVE|CURRENT|OPEN',
+    'AllOrEffectiveFlag': 'E',
+    'PermissionType': 'Pwd',
+    'Status': 'ACTIVE|OPEN',
 }
 # TPAM does this unless it is told otherwise, and the name of its option was never seen.
 _NOT_SENT = ('RequestImmediate',)
@@ -199,7 +199,8 @@ def _cell(value):
 # ---- the commands of the protocol --------------------------------------------------------------
 
 # forms: the sets of options, those in brackets optional. read: function of (output, its text).
-# changes: carrying it out twice does harm, or a lost answer must be known to be lost.
+# changes: True if a second execution does harm, so that a missing answer is reported as outcome
+# unknown.
 Command = namedtuple('Command', 'forms read changes')
 
 _REASON = 'ReasonCode TicketSystemName TicketNumber'

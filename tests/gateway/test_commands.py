@@ -108,6 +108,9 @@ def test_every_other_value_is_sent_between_quotation_marks(value):
     ('AddPwdRequest', {'SystemName': 'x', 'AccountName': 'y', 'RequestImmediate': 'N'}, -32602),
     ('AddPwdRequest', {'SystemName': 'x', 'AccountName': 'y', 'ForUserName': 'z'}, -32602),
     ('ListRequestDetails', {'Status': 'open'}, -32602),
+    ('ListRequestDetails', {'Status': 'ALL'}, -32602),
+    ('ListAssignedPolicies', {'AllOrEffectiveFlag': 'A'}, -32602),
+    ('ListAssignedPolicies', {'PermissionType': 'Sess'}, -32602),
     ('ListSystems', ['SystemName'], -32602),
 ])
 def test_only_the_commands_and_options_of_the_protocol_are_sent(name, options, code):
