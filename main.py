@@ -83,7 +83,7 @@ def _reuses_gateway_password(call, target):
     """Return whether to use the gateway password, because the gateway user is the target user.
 
     The names must be equal, case included. Domains are compared only if both have one. The user
-    knows this password already, so that the authorization mode is not asked.
+    knows this password already; therefore no authorization is required.
     """
     user = call.gateway_user
     if not call.settings['tpam']['reuse_gateway_password']:
@@ -115,9 +115,11 @@ def get_password_list(call):
 
 
 def get_remote_app_credentials(call):
-    """Return the password of an application: [str]. The asset takes the place of the
-    host. The session cookie, in which an AA plugin may name the asset and the account, takes
-    precedence over the arguments."""
+    """Return the password of an application: [str].
+
+    The asset takes the place of the host. The session cookie, in which an AA plugin may name the
+    asset and the account, takes precedence over the arguments.
+    """
     check_gateway_user(call)
     asset = text(call.session_cookie.get('asset') or call.arguments.get('asset'))
     if not asset:
@@ -129,8 +131,10 @@ def get_remote_app_credentials(call):
 
 
 def get_private_key_list(call):
-    """Return the private keys of the target's account: [(type, PEM)]. If there is
-    none, SPS still calls the password hook."""
+    """Return the private keys of the target's account: [(type, PEM)].
+
+    If there is none, SPS still calls the password hook.
+    """
     options = call.settings['private_keys']
     if not options['enabled']:
         return []

@@ -42,7 +42,7 @@ _BAD_LENGTH = ('it is truncated or damaged: a length in it is wrong or not writt
 _BAD_NUMBER = ('it is damaged: a number in it is missing, negative or not written '
                'the shortest way; store the key again')
 _BAD_FIT = 'it is damaged: its %s numbers do not fit together; store the key again'
-_MISLABELLED = ('its BEGIN line says %s but it holds %s; '
+_MISLABELLED = ('its BEGIN line says %s but it contains %s; '
                 'store an RSA or DSA key as its tool wrote it')
 _TRAILING = 'it is damaged: there are bytes after its end; store the key again'
 
@@ -59,7 +59,7 @@ _FOREIGN_LABELS = [  # the first entry whose name occurs in the label applies
     ('CERTIFICATE', 'it is a certificate; store the private key alone'),
     ('PUBLIC KEY', 'it is a public key; store the private key alone'),
     ('EC PARAMETERS', 'it is an EC key; only RSA and DSA keys can be used'),
-    ('PARAMETERS', 'it holds parameters and no key; store the private key alone'),
+    ('PARAMETERS', 'it contains parameters and no key; store the private key alone'),
     ('EC PRIVATE KEY', 'it is an EC key; only RSA and DSA keys can be used'),
     ('', 'its BEGIN line names no private key that is known here; store an RSA or DSA key'),
 ]
@@ -233,7 +233,7 @@ def _read_openssh(blob):
     if (cipher, kdf, options) != (b'none', b'none', b''):
         raise UnusableKey(_ENCRYPTED)
     if rest[:4] != b'\0\0\0\1':
-        raise UnusableKey('its OpenSSH block does not hold exactly one key; '
+        raise UnusableKey('its OpenSSH block does not contain exactly one key; '
                           'store each key in a block of its own')
     public, private, rest = _ssh_strings(rest[4:], 2)
     if rest:

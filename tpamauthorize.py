@@ -18,8 +18,8 @@ def check_gateway_user(call):
         raise TpamRefused(u'SPS passed no name of a gateway user; have the gateway authenticate '
                           u'its users, or set [tpam] require_gateway_user=no')
     if not user.name:
-        call.log('warning', u'There is no gateway user: the credential is given to nobody in '
-                            u'particular; set [tpam] require_gateway_user=yes')
+        call.log('warning', u'There is no gateway user: the credential is not tied to a '
+                            u'person; set [tpam] require_gateway_user=yes')
     if u'\ufffd' in user.identity:  # the bytes of another user may read the same
         raise TpamRefused(u'SPS passed a gateway user whose name is not UTF-8')
     allowed = tpam['gateway_domains']
@@ -51,13 +51,13 @@ def authorize_by_approval(call, system, account):
 
 
 def authorize_by_policy(call, system, account):
-    """Require that the gateway user effectively has required_policy for the account."""
+    """Require that required_policy is in effect for the gateway user and the account."""
     policy = call.settings['tpam']['required_policy']
     asked = {'UserName': _required_user(call), 'AccountName': account, 'SystemName': system}
     rows = call.client().list_assigned_policies(AllOrEffectiveFlag='E', PermissionType='Pwd',
                                                 **asked)
     if not any(_grants(row, policy, asked) for row in each(call, rows)):
-        raise TpamRefused(u'the gateway user does not effectively have the required policy',
+        raise TpamRefused(u'the required policy is not in effect for the gateway user',
                           policy=policy)
     return _as_isa(call, system, account, u'policy,' + policy)
 

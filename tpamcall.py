@@ -106,7 +106,7 @@ def _fits(name, value, state):
 
 def _with_text(value, levels=10):
     """Return a JSON value with strings as text and names as native str. Python 2 may pass either
-    type for both. What is nested deeper than this plugin nests becomes None."""
+    type for both. Values nested more than `levels` deep become None."""
     if levels == 0:
         return None
     if isinstance(value, dict):

@@ -55,7 +55,7 @@ def request_checkout(call, system, account):
 def forget_expired(call, system, account):
     """Forget the request of an earlier hook if it has expired, and return whether it has.
 
-    One that somebody has denied or cancelled is not forgotten: nobody is asked for another.
+    A denied or cancelled request is kept, so that no second one is submitted.
     """
     checkout = request_checkout(call, system, account)
     if checkout is None or not call.is_known(checkout):
@@ -150,9 +150,9 @@ def _find_lost(call, checkout, failure):
 def _find(call, checkout):
     """Look for a request by its notes, and return whether it was found.
 
-    Every open request of this session for the account is recorded; an active one comes first. The
-    request of another entry does not count. Raises TpamOutcomeUnknown if the answer does not show
-    that there is none.
+    Every open request of this session for the account is recorded; an active one comes first.
+    Requests that another check-out already records are skipped. Raises TpamOutcomeUnknown if the
+    answer does not show that there is none.
     """
     notes = notes_of(call, _user_of(call, checkout))
     rows = call.client().list_request_details(
@@ -171,8 +171,8 @@ def _find(call, checkout):
     found.sort(key=lambda row: state_of(row) not in ACTIVE)
     if len(found) > MAX_FOUND:
         call.state['unknown'] += 1
-        call.log('error', u'The server lists more open requests of this session than are checked '
-                          u'in; look for their notes', notes=notes, rows=len(found))
+        call.log('error', u'The server lists too many open requests of this session to check in '
+                          u'all; look for their notes', notes=notes, rows=len(found))
     for number, row in enumerate(found[:MAX_FOUND]):
         if number > 0:
             checkout = dict(checkout)
@@ -285,7 +285,7 @@ def _reason_against(call, checkout):
         call.forget(checkout)
         return u'the request is %s' % state
     check_in(call, [checkout])  # the status may be any text, and is not repeated
-    return u'the server gives the request a status that TPAM does not have'
+    return u'the server reports an unknown status for the request'
 
 
 def _denied_key(call, system, account):
@@ -314,7 +314,7 @@ def check_in(call, checkouts):
         call.begin_check_in()  # for each: a signal that ended one leaves the others their time
         checkout = waiting.pop(0)
         before = list(call.state['open'])
-        if call.is_checked_out(checkout):  # a reset may be forgotten with its request
+        if call.is_checked_out(checkout):  # checking in a request may remove its password change
             _settle(call, checkout)
         for entry in call.state['open']:
             if not any(entry is known for known in before):

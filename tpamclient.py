@@ -286,6 +286,9 @@ def service_addresses(name, is_pinned, deadline):
 
 
 def _rank(record):
-    """Order SRV records by priority, then by chance in proportion to their weight (RFC 2782)."""
-    weight = record.weight or 0.01
-    return record.priority, -random.random() ** (1.0 / weight)
+    """Return the sort key of an SRV record: by priority, then by chance in proportion to weight
+    (RFC 2782)."""
+    weight = record.weight or 0.01  # 0 means a very small chance
+    # Weighted random order (Efraimidis and Spirakis): the largest key comes first.
+    key = random.random() ** (1.0 / weight)
+    return record.priority, -key

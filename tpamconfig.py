@@ -171,7 +171,7 @@ def _items(parse):
 
 def _domain(item):
     if re.search(u'[;#=:"\'\\\\/|<>*?()\\[\\]{}$@]', item):
-        raise ValueError(u'must contain only names of domains')
+        raise ValueError(u'must contain only domain names')
     return folded(item)
 
 
@@ -241,7 +241,7 @@ def _pem(*kinds):
             raise ValueError(u'is followed by another option that is indented by mistake')
         _check_kinds([kind for kind, _ in blocks], kinds, is_whole=u'-----' not in around)
         if u'ENCRYPTED' in value:
-            raise ValueError(u'must hold an unencrypted key: nobody can type a pass phrase here')
+            raise ValueError(u'must contain an unencrypted key: nobody can type a pass phrase here')
         for kind, content in blocks:
             _check_block(kind, content)
         return value
@@ -255,10 +255,10 @@ def _check_kinds(found, kinds, is_whole):
         raise ValueError(u'must be PEM: %s' % wanted)
     for kind in _KINDS:
         if kind in found and kind not in kinds:
-            raise ValueError(u'holds a %s; it must be PEM: %s' % (kind, wanted))
+            raise ValueError(u'contains a %s; it must be PEM: %s' % (kind, wanted))
     for kind in kinds:
         if kind not in found:
-            raise ValueError(u'holds no %s; it must be PEM: %s' % (kind, wanted))
+            raise ValueError(u'contains no %s; it must be PEM: %s' % (kind, wanted))
     if set(found) != set(kinds):
         raise ValueError(u'must be PEM: %s' % wanted)
 
@@ -280,13 +280,14 @@ def _check_block(kind, content):
     except (ValueError, TypeError):  # TypeError: Python 2, from b64decode()
         is_whole = False
     if not is_whole:
-        raise ValueError(u'holds a damaged %s: paste it again' % kind)
+        raise ValueError(u'contains a damaged %s: paste it again' % kind)
 
 
 # ---- the options ---------------------------------------------------------------------------------
 
 _TRIGGER = _choice(u'session-ended', u'authentication-completed')
 _RESOLVERS = (u'tpam', u'dns', u'hostname', u'fqdn', u'ip', u'domain')
+_MODES = (u'gateway', u'approval', u'policy', u'request')
 
 # section -> option -> (parser, default); text() accepts anything, also an empty value
 OPTIONS = {
@@ -301,7 +302,7 @@ OPTIONS = {
         'system_domains': (_items(_domain), []),
         'system_prefix': (text, u''),
         'system_maptoreal': (_yes_no, False), 'reuse_gateway_password': (_yes_no, False),
-        'authorization': (_choice(u'gateway', u'approval', u'policy', u'request'), u'gateway'),
+        'authorization': (_choice(*_MODES), u'gateway'),
         'required_policy': (text, u''),
         'require_gateway_user': (_yes_no, True), 'gateway_domains': (_items(_domain), []),
     },
@@ -395,12 +396,13 @@ def _misplaced(settings, given):
             u'not pass the gateway password to the hooks that check in')
     if tpam['authorization'] != u'policy' and tpam['required_policy']:
         yield 'tpam', 'required_policy', (
-            u'has an effect only with authorization=policy; set that, or remove this option')
+            u'has an effect only with authorization=policy; set authorization=policy, or remove '
+            u'this option')
     for option in _OF_REQUESTS:
         if tpam['authorization'] != u'request' and ('request', option) in given:
             yield 'request', option, (
-                u'has an effect only with [tpam] authorization=request; set that, or remove this '
-                u'option')
+                u'has an effect only with [tpam] authorization=request; set authorization=request, '
+                u'or remove this option')
     host, port = proxy['server'] or (u'', None)
     if port is not None or host.startswith(u'srv:'):
         yield 'https-proxy', 'server', (

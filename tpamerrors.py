@@ -36,7 +36,7 @@ class TpamError(Exception):
 
 
 class TpamRefused(TpamError):
-    """The server, or our policy, refuses a credential: SPS gets an empty list.
+    """The server, or the configured authorization, refuses a credential: SPS gets an empty list.
 
     message is in the words of the server or of the plugin; code (int, text or None) is the
     returnCode or faultCode of the server; is_fault: whether it came as a fault; command (text or
@@ -49,7 +49,7 @@ class TpamRefused(TpamError):
 
 
 class TpamUnavailable(TpamError):
-    """The call was certainly not carried out: it is safe to ask the next server."""
+    """It is safe to ask the next server: the call was not carried out, or may be repeated."""
 
 
 class TpamOutcomeUnknown(TpamError):

@@ -11,7 +11,8 @@ ACTIVE = (u'active/approved',)
 OPEN = ACTIVE + (u'approved', u'pending approval')  # 'approved' starts later
 CLOSED = (u'denied', u'canceled', u'expired')
 
-# Characters that are looked at. To fold long texts in thousands of rows would exceed the deadline.
+# Only so many characters are compared: folding long texts in thousands of rows would exceed the
+# deadline.
 _MAX_STATE = 50
 _MAX_NOTES = 300
 
@@ -105,7 +106,12 @@ def _is_of_another_session(call, row):
     notes = folded(column(row, 'RequestNotes')[:_MAX_NOTES])
     _, mark, session = notes.rpartition(folded(_MARK))
     session, ours = _letters(session), _letters(folded(call.session_id))
-    return mark != u'' and session not in ours and ours not in session
+    return mark != u'' and not _may_be_cut_from(session, ours)
+
+
+def _may_be_cut_from(one, other):
+    """Return whether one of two texts, whichever is the shorter, may be a piece of the other."""
+    return one in other or other in one
 
 
 def _letters(name):

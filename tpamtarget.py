@@ -266,11 +266,12 @@ def digest(call, *parts):
     It goes into the cookie, which is not secret: no password is in it.
     """
     import hashlib
-    sections = [dict(call.settings[name]) for name in ('tpam', 'domain_asset_mapping',
-                                                       'private_keys')]
-    sections[0]['password'] = None
-    asked = u'%r' % ([sorted(section.items()) for section in sections] + list(parts),)
-    return text(hashlib.sha256(asked.encode('utf-8', 'replace')).hexdigest())
+    settings = call.settings
+    tpam = dict(settings['tpam'], password=None)
+    sections = [sorted(section.items()) for section in (tpam, settings['domain_asset_mapping'],
+                                                        settings['private_keys'])]
+    question = u'%r' % (sections + list(parts),)
+    return text(hashlib.sha256(question.encode('utf-8', 'replace')).hexdigest())
 
 
 def _real_account(call, system, account):

@@ -105,10 +105,8 @@ class Connection(object):
         self.sock = self.peer = self.waiting_for = None
 
     def open(self, limit):
-        """Connect within a Deadline, and verify the peer. Only success leaves it open.
-
-        Raises TpamUnavailable, TpamError, TpamTimeout.
-        """
+        """Connect within a Deadline, and verify the peer. Only success leaves it open. Raises
+        TpamUnavailable, TpamError, TpamTimeout."""
         self.close()
         is_open = False
         try:
@@ -336,10 +334,7 @@ _UNKNOWN = u'; it is unknown whether the call was carried out'
 
 
 class Server(object):
-    """One server, and the one connection that is kept to it.
-
-    settings: see TpamClient; deadline: of the hook.
-    """
+    """One server, and the connection that is kept to it. settings, deadline: see Connection."""
 
     def __init__(self, host, port, settings, deadline):
         self.connection = Connection(host, port, settings, deadline)
@@ -358,12 +353,14 @@ class Server(object):
         command: name of the call, for messages. body: the call (bytes). decode: function of the
         answer (bytes), which raises TpamRefused or BadAnswer. repeatable: carrying the call out
         twice does no harm. resend: send the call once more if a kept connection ended before the
-        first byte of the answer, because the server had most likely closed it while it was idle.
-        fresh: use a new connection.
+        answer began; most likely the server closed it while idle. fresh: use a new connection.
 
-        Raises TpamUnavailable if the call was certainly not carried out. If it may have been,
-        raises TpamConnectionEnded without `resend`, TpamOutcomeUnknown if it is not `repeatable`.
-        Otherwise raises TpamRefused, TpamTimeout, or TpamError.
+        Raises one of:
+        TpamRefused: the server answered with a refusal.
+        TpamUnavailable: it is safe to ask the next server.
+        TpamConnectionEnded: a kept connection ended before the answer; only without `resend`.
+        TpamOutcomeUnknown: the call may have been carried out; only if it is not `repeatable`.
+        TpamTimeout: the time of the hook is over. TpamError: any other failure.
         """
         self.was_sent_twice = False
         is_kept = not fresh and self._is_idle()

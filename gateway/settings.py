@@ -41,15 +41,16 @@ Tpam = namedtuple('Tpam', 'host port host_key')
 # A user of TPAM's command line; key is an asyncssh private key.
 CliLogin = namedtuple('CliLogin', 'name key')
 # A user of the gateway. password: a hash, or None. certificates: fingerprints and subjects. login:
-# CliLogin. login_id: what tells it from others. commands: names. clients: networks.
+# CliLogin. login_id: its identity (name, path of the key). commands: names. clients: networks.
 User = namedtuple('User', 'name password certificates login login_id commands clients')
 
 
 class Settings:
     """The whole configuration.
 
-    listen (host, port), path, log (path or None), context (SSLContext), old_context (the same for
-    old_clients, a list of networks, or None), tpams ([Tpam]), limits, users ({name: User}).
+    listen: (host, port). path: of the URL. log: path of the file, or None for stdout. context:
+    SSLContext for everybody but old_clients, a list of networks. old_context: the SSLContext for
+    these, or None if there are none. tpams: [Tpam]. limits: Limits. users: {name: User}.
     """
 
     def is_client(self, address):
@@ -229,8 +230,8 @@ def _context(certificate, client_ca, minimum):
     try:
         context.load_cert_chain(certificate)
     except (OSError, ssl.SSLError) as error:
-        raise Mistake('[server] certificate: %s holds no certificate with its unencrypted key: %s'
-                      % (certificate, error))
+        raise Mistake('[server] certificate: %s contains no certificate with its unencrypted '
+                      'key: %s' % (certificate, error))
     if client_ca:
         try:
             context.load_verify_locations(client_ca)

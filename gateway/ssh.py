@@ -40,8 +40,8 @@ class _Broken(Exception):
 
 
 class Slots:
-    """Let `count` tasks run at a time; the rest wait in order. Before Python 3.11, tasks that come
-    later can overtake at asyncio.Semaphore."""
+    """Let `count` tasks run at a time; the rest wait in order. asyncio.Semaphore is not fair before
+    Python 3.11."""
 
     def __init__(self, count):
         self.count = self._free = count

@@ -37,7 +37,7 @@ from settings import Mistake, contains, hash_password, read_settings, verify_pas
 from ssh import CliUser, Node, NotSent, TookTooLong
 
 MAX_HEAD, MAX_BODY = 16 * 1024, 64 * 1024  # bytes; docs/protocol.md
-MAX_CONNECTIONS, MAX_STRANGERS = 1000, 20  # a stranger is at no address of any user
+MAX_CONNECTIONS, MAX_STRANGERS = 1000, 20  # stranger: a client whose address no user allows
 HANDSHAKE_TIME, HEAD_TIME, BODY_TIME, SEND_TIME = 10, 10, 10, 30  # seconds
 KEEP_OPEN = 90       # seconds; the plugin asks again after up to 60
 WRONG_PASSWORD = 1   # seconds that each wrong password takes
@@ -453,7 +453,7 @@ async def _read_body(request):
 
 
 async def _send(request, response):
-    """Send a response here, where a client that does not read it can be given up."""
+    """Send a response; drop a client that does not read it."""
     async def send():
         await response.prepare(request)
         await response.write_eof()
@@ -477,7 +477,7 @@ def _without_texts(text, options):
 # ---- the program ---------------------------------------------------------------------------------
 
 def serve(options):
-    """Serve until a signal -> exit status."""
+    """Serve until a signal. Return the exit status."""
     settings = read_settings(options.config)
     for warning in warnings_of(settings):
         print('WARNING: ' + warning, file=sys.stderr, flush=True)
@@ -495,7 +495,7 @@ def serve(options):
 
 
 def check(options):
-    """Try the configuration, TLS and each TPAM -> exit status."""
+    """Try the configuration, TLS and each TPAM. Return the exit status."""
     settings = read_settings(options.config)
     print('ok     the configuration and its files')
     for warning in warnings_of(settings):
@@ -505,7 +505,7 @@ def check(options):
 
 
 def _try_tls(settings):
-    """Shake hands with ourselves -> text."""
+    """Shake hands with ourselves. Return the version of TLS and the certificate as text."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client_context.check_hostname, client_context.verify_mode = False, ssl.CERT_NONE
@@ -546,7 +546,7 @@ async def _try_tpams(settings):
 
 
 def hash_command(options):
-    """Ask for a password, and print its hash -> exit status."""
+    """Ask for a password, and print its hash. Return the exit status."""
     if sys.stdin.isatty():
         password = getpass.getpass('Password: ')
         if getpass.getpass('Once more: ') != password:
@@ -560,7 +560,7 @@ def hash_command(options):
 
 
 def main():
-    """Run the command of the command line -> exit status."""
+    """Run the command of the command line. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     actions = parser.add_subparsers(dest='action', required=True)

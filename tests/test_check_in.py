@@ -732,7 +732,7 @@ def test_of_very_many_requests_of_a_session_a_few_are_checked_in_and_the_rest_is
     with at_most(30):
         ended = played.call('session_ended')
     assert len(cancelled(quick)) == 20
-    assert errors(ended, 'more open requests')
+    assert errors(ended, 'too many open requests')
     assert check_in(ended) == 'unknown'
 
 

@@ -23,7 +23,7 @@ STORE = ('$ means a store of the Python 3 environment, which this plugin does no
          'itself')
 NO_PEM = 'must be PEM: -----BEGIN %s----- …'
 CERTIFICATE_AND_KEY = 'CERTIFICATE----- … and -----BEGIN PRIVATE KEY'
-ENCRYPTED = 'must hold an unencrypted key: nobody can type a pass phrase here'
+ENCRYPTED = 'must contain an unencrypted key: nobody can type a pass phrase here'
 
 
 def whole(**sections):
@@ -200,6 +200,7 @@ def test_a_proxy_that_is_enabled_needs_a_server():
 ONE_OF = 'must be one of '
 YES_NO = ONE_OF + 'yes, no'
 RESOLVERS = ONE_OF + ', '.join(tpamconfig._RESOLVERS)
+MODES = ONE_OF + ', '.join(tpamconfig._MODES)
 TRIGGERS = ONE_OF + 'session-ended, authentication-completed'
 HEX = 'must be sha256: and 64 hexadecimal digits'
 PATH = 'must begin with / and contain only ASCII characters, without white space'
@@ -227,7 +228,7 @@ WRONG = [
     ('tpam', 'system_name_resolver', [','], 'must name at least one'),
     ('tpam', 'system_name_resolver', ['netbios', 'dns,netbios', 'dns;ip'], RESOLVERS),
     ('tpam', 'use_credential', ['gate way', 'none'], ONE_OF + 'explicit, gateway'),
-    ('tpam', 'authorization', ['none', 'approval,policy'], ONE_OF + 'gateway, approval, policy, request'),
+    ('tpam', 'authorization', ['none', 'approval,policy'], MODES),
     ('tpam', 'system_maptoreal', ['true', '1', 'on'], YES_NO),
     ('tpam', 'reuse_gateway_password', ['maybe'], YES_NO),
     ('tpam', 'require_gateway_user', ['true', 'never'], YES_NO),
@@ -248,19 +249,20 @@ WRONG = [
     ('tpam', 'system_name_resolver', ['\u0130p'], RESOLVERS),
     ('logging', 'log_level', ['trace', '10'], ONE_OF + 'debug, info, warning, error, critical'),
     ('tls', 'ca_cert', ['/etc/ssl/ca.pem', 'MIIC', CA.replace('-----END', '----END')], NO_PEM % 'CERTIFICATE'),
-    ('tls', 'ca_cert', [KEY, CLIENT, CA + KEY], 'holds a PRIVATE KEY; it ' + NO_PEM % 'CERTIFICATE'),
-    ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'PUBLIC KEY')], 'holds a PUBLIC KEY; it ' + NO_PEM % 'CERTIFICATE'),
+    ('tls', 'ca_cert', [KEY, CLIENT, CA + KEY], 'contains a PRIVATE KEY; it ' + NO_PEM % 'CERTIFICATE'),
+    ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'PUBLIC KEY')],
+     'contains a PUBLIC KEY; it ' + NO_PEM % 'CERTIFICATE'),
     ('tls', 'ca_cert', [CA + CA.replace('CERTIFICATE', 'X509 CRL')], NO_PEM % 'CERTIFICATE'),
     ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'TRUSTED CERTIFICATE')],
-     'holds a TRUSTED CERTIFICATE; it ' + NO_PEM % 'CERTIFICATE'),
+     'contains a TRUSTED CERTIFICATE; it ' + NO_PEM % 'CERTIFICATE'),
     ('tls', 'client_cert', ['x', CA + 'and -----BEGIN'], NO_PEM % CERTIFICATE_AND_KEY),
-    ('tls', 'client_cert', [CA, CA + CA], 'holds no PRIVATE KEY; it ' + NO_PEM % CERTIFICATE_AND_KEY),
-    ('tls', 'client_cert', [KEY], 'holds no CERTIFICATE; it ' + NO_PEM % CERTIFICATE_AND_KEY),
+    ('tls', 'client_cert', [CA, CA + CA], 'contains no PRIVATE KEY; it ' + NO_PEM % CERTIFICATE_AND_KEY),
+    ('tls', 'client_cert', [KEY], 'contains no CERTIFICATE; it ' + NO_PEM % CERTIFICATE_AND_KEY),
     ('tls', 'ca_cert', [CA.replace('MII', 'MIX', 1), CA[:60] + CA[70:], CA.replace(CA.split('\n')[5] + '\n', ''),
                         CA + '-----BEGIN CERTIFICATE-----\n====\n-----END CERTIFICATE-----'],
-     'holds a damaged CERTIFICATE: paste it again'),
+     'contains a damaged CERTIFICATE: paste it again'),
     ('tls', 'client_cert', [CLIENT.replace(KEY.split('\n')[1], KEY.split('\n')[1][1:])],
-     'holds a damaged PRIVATE KEY: paste it again'),
+     'contains a damaged PRIVATE KEY: paste it again'),
     ('tls', 'client_cert', [
         CA + KEY.replace(' PRIVATE KEY', ' ENCRYPTED PRIVATE KEY').replace('RSA ENC', 'ENC'),
         CA + '-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA\n'
@@ -303,8 +305,8 @@ def test_a_line_that_was_indented_by_mistake_is_told_so_and_not_repeated():
     ({'tpam': {'authorization': 'policy'}},
      ['[tpam] required_policy: missing; the policy that authorization=policy asks for']),
     ({'tpam': {'required_policy': 'Privileged'}},
-     ['[tpam] required_policy (line …): has an effect only with authorization=policy; set that, or remove this '
-      'option']),
+     ['[tpam] required_policy (line …): has an effect only with authorization=policy; set authorization=policy, '
+      'or remove this option']),
     ({'tpam': {'username': None, 'password': None}, 'tls': {'enabled': 'no', 'client_cert': CLIENT}},
      ['[tpam] username: missing; the API user of the credential server (or a client_cert under [tls])']),
     ({'tpam': {'use_credential': 'gateway', 'username': None, 'password': None}, 'check_in': {'force_reset': 'yes'}},
@@ -797,8 +799,8 @@ geheim
         '[lgging] (line 17): unknown section; did you mean logging?',
         MISSING[0], MISSING[2],
         '[tpam] required_policy: missing; the policy that authorization=policy asks for',
-        '[request] poll_interval (line 16): has an effect only with [tpam] authorization=request; set that, or '
-        'remove this option',
+        '[request] poll_interval (line 16): has an effect only with [tpam] authorization=request; set '
+        'authorization=request, or remove this option',
     ]
 
 
@@ -959,4 +961,4 @@ def test_default_cfg_is_as_small_as_sps_demands():
     'jdoe@CORP', '*.example.com', '"CORP"', '(CORP)'])
 def test_a_list_of_domains_takes_nothing_else(option, value):
     problem, = problems_of(with_option('tpam', option, value))
-    assert 'must contain only names of domains' in problem
+    assert 'must contain only domain names' in problem

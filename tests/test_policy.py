@@ -542,7 +542,7 @@ def test_any_other_policy_is_not(quick, change):
     answers(quick, 'ListAssignedPolicies', row)
     result = session(quick, tpam=PRIVILEGED).call('get_password_list')
     assert result.credentials == []
-    assert "policy='Privileged', reason='the gateway user does not effectively have the required policy'" in result.log
+    assert "policy='Privileged', reason='the required policy is not in effect for the gateway user'" in result.log
     assert trail(quick) == [POLICY]
 
 

@@ -83,7 +83,8 @@ FORMATS += [
     ('Ed448, PKCS#8', 'openssl genpkey -algorithm ED448', 'refused: it is an Ed448 key'),
     ('X25519, PKCS#8', 'openssl genpkey -algorithm X25519', 'refused: it is a key of an unknown algorithm'),
     ('RSA-PSS, PKCS#8', 'openssl genpkey -algorithm RSA-PSS', 'refused: it is an RSA key for PSS alone'),
-    ('RSA of three primes', 'openssl genrsa -traditional -primes 3 2048', 'refused: holds an RSA key of more than two'),
+    ('RSA of three primes', 'openssl genrsa -traditional -primes 3 2048',
+     'refused: contains an RSA key of more than two'),
 
     ('public key, PEM', 'openssl rsa -pubout -in rsa-3072.pem', 'refused: it is a public key'),
     ('public key, PKCS#1', 'openssl rsa -RSAPublicKey_out -in rsa-3072.pem', 'refused: it is a public key'),
@@ -101,22 +102,22 @@ FORMATS += [
     ('PuTTY version 3, RSA', 'cat rsa-4096.ppk', 'refused: it is a PuTTY key file'),
 
     ('RSA header over a DSA key', "sed 's/ DSA / RSA /' dsa-1024-160.pem",
-     'refused: says RSA PRIVATE KEY but it holds DSA PRIVATE KEY'),
+     'refused: says RSA PRIVATE KEY but it contains DSA PRIVATE KEY'),
     ('DSA header over an RSA key', "sed 's/ RSA / DSA /' rsa-3072.pem",
-     'refused: says DSA PRIVATE KEY but it holds RSA PRIVATE KEY'),
+     'refused: says DSA PRIVATE KEY but it contains RSA PRIVATE KEY'),
     ('PKCS#8 header over PKCS#1', "sed 's/ RSA / /' rsa-3072.pem",
-     'refused: says PRIVATE KEY but it holds RSA PRIVATE KEY'),
+     'refused: says PRIVATE KEY but it contains RSA PRIVATE KEY'),
     ('PKCS#1 header over PKCS#8', "openssl pkcs8 -topk8 -nocrypt -in rsa-3072.pem | sed 's/ PRIVATE/ RSA PRIVATE/'",
-     'refused: says RSA PRIVATE KEY but it holds PRIVATE KEY'),
+     'refused: says RSA PRIVATE KEY but it contains PRIVATE KEY'),
     ('RSA header over OpenSSH', "sed 's/OPENSSH/RSA/' rsa-3072.openssh",
-     'refused: says RSA PRIVATE KEY but it holds something else'),
+     'refused: says RSA PRIVATE KEY but it contains something else'),
     ('OpenSSH header over PKCS#1', "sed 's/ RSA / OPENSSH /' rsa-3072.pem",
-     'refused: says OPENSSH PRIVATE KEY but it holds something else'),
+     'refused: says OPENSSH PRIVATE KEY but it contains something else'),
     ('RSA header over an EC key', "openssl ecparam -name prime256v1 -genkey -noout | sed 's/ EC / RSA /'",
-     'refused: says RSA PRIVATE KEY but it holds an EC key'),
+     'refused: says RSA PRIVATE KEY but it contains an EC key'),
     ('RSA header over a certificate',
      "openssl req -x509 -key rsa-3072.pem -subj /CN=example | sed 's/CERTIFICATE/RSA PRIVATE KEY/'",
-     'refused: says RSA PRIVATE KEY but it holds a certificate'),
+     'refused: says RSA PRIVATE KEY but it contains a certificate'),
 
     ('RSA, end cut off', 'head -n 20 rsa-3072.pem', 'refused: do not pair up'),
     ('RSA, a line missing', 'sed 5d rsa-3072.pem', 'refused: it is truncated or damaged'),
@@ -406,7 +407,7 @@ def test_a_damaged_text_is_refused(miswritten, reason):
 
 @pytest.mark.parametrize('label, reason', [
     ('EC PARAMETERS', 'it is an EC key; only RSA and DSA keys can be used'),
-    ('DSA PARAMETERS', 'it holds parameters and no key'),
+    ('DSA PARAMETERS', 'it contains parameters and no key'),
 ])
 def test_parameters_say_what_kind_of_key_they_belong_to(label, reason):
     assert reason in refusal('-----BEGIN %s-----\nBggqhkjOPQMBBw==\n-----END %s-----\n' % (label, label))
@@ -639,9 +640,9 @@ def test_another_version_or_another_number_of_numbers_is_refused(rsa, dsa):
         assert 'version' in refusal(dsa_pem([version] + dsa[1:]))
         assert 'version' in refusal(pkcs8_pem([RSA_OID, NULL], sequence(map(integer, rsa)), version))
     for count in (0, 1, 2, 8):
-        assert 'says RSA PRIVATE KEY but it holds' in refusal(rsa_pem(rsa[:count]))
-    assert 'says RSA PRIVATE KEY but it holds' in refusal(rsa_pem(rsa + [1]))
-    assert 'says DSA PRIVATE KEY but it holds' in refusal(dsa_pem(dsa[:5]))
+        assert 'says RSA PRIVATE KEY but it contains' in refusal(rsa_pem(rsa[:count]))
+    assert 'says RSA PRIVATE KEY but it contains' in refusal(rsa_pem(rsa + [1]))
+    assert 'says DSA PRIVATE KEY but it contains' in refusal(dsa_pem(dsa[:5]))
 
 
 def test_pkcs8_attributes_are_skipped_and_anything_else_in_their_place_is_refused(rsa):
@@ -650,7 +651,7 @@ def test_pkcs8_attributes_are_skipped_and_anything_else_in_their_place_is_refuse
     expected = sshkey.private_keys(rsa_pem(rsa))
     assert sshkey.private_keys(pkcs8_pem([RSA_OID, NULL], key, rest=der(0xa0, usage))) == expected
     for rest in (der(0xa1, usage), usage, der(0xa0, usage) * 2):
-        assert 'says PRIVATE KEY but it holds' in refusal(pkcs8_pem([RSA_OID, NULL], key, rest=rest))
+        assert 'says PRIVATE KEY but it contains' in refusal(pkcs8_pem([RSA_OID, NULL], key, rest=rest))
     assert 'a length in it' in refusal(pkcs8_pem([RSA_OID, NULL], key, rest=b'\xa0\x20'))
 
 
@@ -664,7 +665,7 @@ def test_pkcs8_with_an_algorithm_or_parameters_that_do_not_match_is_refused(rsa,
         assert 'unknown parameters' in refusal(pkcs8_pem(algorithm, dsa_key))
     assert 'a number in it' in refusal(pkcs8_pem([DSA_OID, sequence(map(integer, dsa[1:3]))], dsa_key))
     assert 'a number in it' in refusal(pkcs8_pem([DSA_OID, parameters], rsa_key))
-    assert 'says RSA PRIVATE KEY but it holds' in refusal(pkcs8_pem([RSA_OID, NULL], dsa_key))
+    assert 'says RSA PRIVATE KEY but it contains' in refusal(pkcs8_pem([RSA_OID, NULL], dsa_key))
 
 
 def test_the_parts_of_an_openssh_key_must_agree():

@@ -165,7 +165,7 @@ def make_sps(options, **more):
 
 
 def check(options, arguments):
-    """Check the configuration and its servers -> exit status."""
+    """Check the configuration and its servers. Return the exit status."""
     def show(line):
         if options.all or not line.startswith(u'  default '):
             say(line)
@@ -181,14 +181,14 @@ def check(options, arguments):
     elif findings is None:
         say(u'The check itself failed; please report the lines above')
     elif wrong:
-        say(u'NOT READY: %d thing%s to mend' % (len(wrong), u's'[len(wrong) == 1:]))
+        say(u'NOT READY: %d %s to mend' % (len(wrong), u'thing' if len(wrong) == 1 else u'things'))
     else:
         say(u'READY as far as a check can see. Next: try a whole session (see --help), then upload the zip.')
     return 1 if wrong else 0
 
 
 def check_server(options, arguments):
-    """Check a server against docs/protocol.md -> exit status."""
+    """Check a server against docs/protocol.md. Return the exit status."""
     arguments.update(system=text(options.system), account=text(options.account), changes=options.changes)
     if options.gateway_user:
         arguments['gateway_username'] = text(options.gateway_user)
@@ -198,7 +198,11 @@ def check_server(options, arguments):
     problems = answer.get('problems', [u'the check itself failed; please report it'])
     wrong = [row for row in rows if row['verdict'] == 'WRONG']
     left = [u'a request may still be open, cancel it by hand: ' + answer['left']] if answer.get('left') else []
-    status = 1 if wrong or left else program.COULD_NOT_RUN if problems else 0
+    status = 0
+    if wrong or left:
+        status = 1
+    elif problems:
+        status = program.COULD_NOT_RUN
     if options.json:
         print(json.dumps({'keeps': status == 0, 'rows': rows, 'notes': notes, 'problems': left + problems}, indent=1,
                          sort_keys=True))
@@ -225,7 +229,7 @@ class Trial(object):
         self.session.cookie, self.session.session_cookie = cookies
 
     def run(self, hooks):
-        """Run these hooks -> exit status."""
+        """Run these hooks. Return the exit status."""
         interrupted = False
         try:
             for hook in hooks:
@@ -243,7 +247,9 @@ class Trial(object):
                               'calls': [self.as_json(result) for result in self.session.calls]},
                              indent=1, sort_keys=True))
         self.sum_up(works, interrupted)
-        return INTERRUPTED if interrupted else 0 if works else 1
+        if interrupted:
+            return INTERRUPTED
+        return 0 if works else 1
 
     def is_next(self, hook):
         """Tell whether SPS would call this hook: not after an exception, and no login without a credential."""
@@ -321,7 +327,7 @@ def session_hooks(arguments):
 
 
 def main(argv=None):
-    """Run the command of the command line -> exit status."""
+    """Run the command of the command line. Return the exit status."""
     options, command, hook, arguments = parsed(argv)
     if command == 'check':
         return check(options, arguments)

@@ -589,7 +589,7 @@ def test_check_says_what_is_wrong_with_tpam(make, cli, tpam, change, status, tex
     ({'server': {'nonsense': 1}}, r'\[server\] nonsense is unknown'),
     ({'server': {'certificate': None}}, r'\[server\] certificate is missing'),
     ({'server': {'certificate': 'none.pem'}}, 'none.pem: No such file'),
-    ({'server': {'certificate': 'id_tpam'}}, 'holds no certificate'),
+    ({'server': {'certificate': 'id_tpam'}}, 'contains no certificate'),
     ({'server': {'minimum_tls': '1.0'}}, r'\[server\] old_clients must name the addresses'),
     ({'server': {'minimum_tls': 'SSLv3'}}, r'\[server\] minimum_tls must be one of'),
     ({'server': {'listen': 'a:b:c'}}, r'\[server\] listen must be'),
