@@ -15,6 +15,7 @@ import pytest
 
 import package
 from bad_server import Port
+from certs import make as certs
 from conftest import API_PASSWORD, GATEWAY_PASSWORD, PASSWORD, certificate, configuration
 from fake_tpam import ACTIVE, PENDING, Refusal
 from test_transport import unloadable
@@ -187,11 +188,33 @@ def test_of_the_time_of_an_approver_nothing_is_said_where_no_request_is_submitte
     assert 'approver' not in tool.run('check')[1]
 
 
+def try_tls_1_0(tool):
+    """The command with which a check lets a person try TLS 1.0; none on 2.6, which has nothing else."""
+    return ''.join(re.findall('openssl s_client .*', tool.run('check')[1]))
+
+
 def test_a_check_says_how_to_try_tls_1_0_by_hand(world, tool):
     output = tool.run('check')[1]
-    if 'verified by TLSv1.' in output:  # not 2.6, which has nothing else
-        command = re.search('openssl s_client .*', output).group()
-        assert '-connect localhost:%d -tls1 ' % world.server.port in command
+    if 'verified by TLSv1.' in output:
+        assert '-connect localhost:%d -tls1 ' % world.server.port in try_tls_1_0(tool)
+
+
+@pytest.mark.parametrize('versions, printed', [
+    (['-tls1', '-cipher', 'ALL:@SECLEVEL=0'], r'Cipher is [A-Z]+[0-9]*-[A-Z0-9-]+\n\Z'),
+    (['-tls1_2'], r'Cipher is \(NONE\)\n\Z'),
+])
+def test_only_a_server_with_tls_1_0_gives_the_command_of_the_check_a_cipher(world, tool, versions, printed):
+    command = try_tls_1_0(tool)
+    server = subprocess.Popen(['openssl', 's_server', '-accept', '127.0.0.1:0', '-cert', certs.path('good')] + versions,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        port = re.search(':([0-9]+)\n', until(server, 'ACCEPT ')).group(1)
+        command = command.replace('localhost:%d' % world.server.port, '127.0.0.1:' + port)
+        answer = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE).communicate()[0].decode('utf-8')
+        assert not command or re.search(printed, answer)
+    finally:
+        server.kill()
+        server.communicate()
 
 
 def test_a_check_names_the_option_of_a_ca_that_cannot_be_loaded(tool):

@@ -24,9 +24,10 @@ from tpamconfig import KNOWN, PEM_BLOCK, known_section, read_configuration  # no
 from tpamini import read_lines  # noqa: E402
 
 SOON = 30 * 24 * 3600  # s: a certificate that expires within this time gets a note
-# SPS has neither ECDHE nor SNI. A newer OpenSSL has no TLS 1.0 above security level 0.
+# SPS has neither ECDHE nor SNI. A newer OpenSSL has no TLS 1.0 above security level 0. The cipher shows whether the
+# handshake was completed: s_client prints the protocol that it tried also after a refusal.
 TRY_TLS_1_0 = (u"openssl s_client -connect %s%s -tls1 -noservername -cipher 'kRSA:kDHE:@SECLEVEL=0' </dev/null "
-               u"| grep Protocol")
+               u"| grep 'Cipher is'")
 SECRET_OPTIONS, PEM_OPTIONS = ('password',), ('ca_cert', 'client_cert')
 
 
@@ -275,8 +276,8 @@ def describe_tls(server, seconds, proxy, findings):
     if version not in (None, u'TLSv1'):
         through = u' -proxy %s:%d' % (text(proxy['address'][0]), proxy['address'][1]) if proxy else u''
         findings.add('note', u'the OpenSSL 0.9.8 of SPS knows nothing newer than TLS 1.0, and this is %s. If the '
-                             u'server takes TLS 1.0, too, this prints "Protocol  : TLSv1": %s'
-                     % (version, TRY_TLS_1_0 % (server.name, through)))
+                             u'server takes TLS 1.0, too, this prints the name of a cipher; it prints (NONE) or '
+                             u'nothing if not: %s' % (version, TRY_TLS_1_0 % (server.name, through)))
 
 
 # ---- commands ------------------------------------------------------------------------------------------------------
