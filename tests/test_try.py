@@ -16,7 +16,7 @@ import pytest
 import package
 from bad_server import Port
 from certs import make as certs
-from conftest import API_PASSWORD, GATEWAY_PASSWORD, PASSWORD, certificate, configuration
+from conftest import API_PASSWORD, GATEWAY_PASSWORD, PASSWORD, certificate, configuration, read
 from fake_tpam import ACTIVE, PENDING, Refusal
 from test_transport import unloadable
 
@@ -93,6 +93,66 @@ def test_the_options_that_are_at_their_default_are_shown_to_who_asks_for_all(too
     shown = [[finding['status'] for finding in json.loads(tool.run('check', '--json', *words)[1])['findings']]
              for words in ((), ('--all',))]
     assert 'default' not in shown[0] and 'default' in shown[1]
+
+
+@pytest.mark.parametrize('tpam, who', [
+    ({}, 'gateway: gateway users of any domain get credentials on no further condition'),
+    ({'authorization': 'request'}, 'request: gateway users of any domain get credentials after somebody has approved '),
+    ({'authorization': 'approval', 'gateway_domains': 'CORP, Sales'},
+     'approval: gateway users of corp, sales get credentials if they have an active, approved request'),
+    ({'authorization': 'policy', 'required_policy': 'x', 'require_gateway_user': 'no'},
+     'policy: gateway users of any domain get credentials if they effectively have required_policy'),
+    ({'require_gateway_user': 'no'},
+     'gateway: gateway users of any domain, and sessions without a gateway user, get credentials on no'),
+    ({'gateway_domains': 'CORP', 'require_gateway_user': 'no'}, 'gateway: gateway users of corp get credentials on'),
+])
+def test_a_check_says_first_who_may_get_credentials(tool, tpam, who):
+    for more in ({}, {'timeout': '0'}):
+        tool.configure(tpam=dict(tpam, **more))
+        assert ('\nConfiguration\n  note     [tpam] authorization is ' + who) in tool.run('check')[1]
+
+
+@pytest.mark.parametrize('option', ['authorization', 'gateway_domains'])
+def test_a_check_does_not_claim_who_gets_credentials_where_that_option_is_wrong(tool, option):
+    tool.configure(tpam={option: '*'})
+    assert 'get credentials' not in tool.run('check')[1]
+
+
+def comments(output):
+    """The options that a check calls comments."""
+    return re.findall(r'^  note +(.*) \(line \d+\): is a comment', output, re.M)
+
+
+@pytest.mark.parametrize('line, option', [
+    ('; authorization=request', '[tpam] authorization'), ('#gateway_domains = CORP', '[tpam] gateway_domains'),
+    ('; Required_Policy=Privileged', '[tpam] required_policy'), ('; timeout=600', '[tpam] timeout'),
+    ('[https_proxy]\n; server=proxy.example.com', '[https-proxy] server'),
+    ('[tls]\n; check_host_name=no', '[tls] check_host_name'), ('; system_domains=a, b', '[tpam] system_domains'),
+])
+def test_an_option_with_a_value_that_is_still_a_comment_is_named(world, tool, line, option):
+    tool.configure(configuration(**world.sections()) + '[tpam]\n' + line + '\n')
+    status, output = tool.run('check')
+    assert (status, comments(output)) == (0, [option])
+
+
+def test_a_required_option_that_is_still_a_comment_is_missing_and_named_without_its_value(world, tool):
+    tool.configure(configuration(**world.sections()).replace('password=', '; password='))
+    status, output = tool.run('check')
+    assert status == 1 and comments(output) == ['[tpam] password']
+
+
+@pytest.mark.parametrize('line', [
+    '; authorization=Gateway', '# a server=x is not an option', '; gateway_domains=<domain, domain>',
+    '; username=another', '; authorization=', '; gateway_domain=CORP', '[logging]\n; authorization=request',
+    '[unknown]\n; authorization=request', '; authorization=policy\nauthorization=approval'])
+def test_other_comments_are_not_named(world, tool, line):
+    tool.configure(configuration(**world.sections()) + '[tpam]\n' + line + '\n')
+    assert comments(tool.run('check')[1]) == []
+
+
+def test_default_cfg_has_no_comment_that_looks_like_an_option_with_a_value(tool):
+    tool.configure(read('../default.cfg'))
+    assert comments(tool.run('check')[1]) == []
 
 
 def test_mistakes_come_before_the_options_that_are_set(tool):

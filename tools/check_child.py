@@ -20,7 +20,7 @@ import tpamtransport  # noqa: E402
 from tpamcall import Call  # noqa: E402
 from tpamcert import certificate  # noqa: E402
 from tpamerrors import Deadline, TpamError, TpamRefused, TpamTimeout, escaped, text  # noqa: E402
-from tpamconfig import KNOWN, PEM_BLOCK, known_section, read_configuration  # noqa: E402
+from tpamconfig import KNOWN, OPTIONS, PEM_BLOCK, known_section, read_configuration  # noqa: E402
 from tpamini import read_lines  # noqa: E402
 
 SOON = 30 * 24 * 3600  # s: a certificate that expires within this time gets a note
@@ -71,7 +71,9 @@ def check(call):
     findings = Findings(hook)
     findings.begin(u'Configuration')
     given = given_options(call['configuration'])
+    show_authorization(settings['tpam'], problems, findings)
     check_configuration(hook, given, problems, findings)
+    check_comments(call['configuration'], given, findings)
     if findings.wrong():
         findings.add('note', u'nothing was sent; mend this first, then the servers are asked')
     else:
@@ -91,6 +93,52 @@ def given_options(configuration):
         return {}
     return dict(((known_section(section), option), (line, value))
                 for line, section, option, value in options if value)
+
+
+# mode of authorization -> the condition that it adds to gateway authentication
+CONDITIONS = {u'gateway': u'on no further condition',
+              u'policy': u'if they effectively have required_policy',
+              u'approval': u'if they have an active, approved request for the account',
+              u'request': u'after somebody has approved the request that the plugin submits'}
+
+
+def show_authorization(tpam, problems, findings):
+    """Say who may get credentials, unless that is not known because one of the options is wrong."""
+    if any(is_named('tpam', option, problems) for option in ('authorization', 'gateway_domains')):
+        return
+    users, mode = u'gateway users of any domain', tpam['authorization']
+    if tpam['gateway_domains']:
+        users = u'gateway users of ' + u', '.join(tpam['gateway_domains'])
+    elif not tpam['require_gateway_user'] and mode in (u'gateway', u'request'):
+        users += u', and sessions without a gateway user,'
+    findings.add('note', u'[tpam] authorization is %s: %s get credentials %s' % (mode, users, CONDITIONS[mode]))
+
+
+def check_comments(configuration, given, findings):
+    """Add a note about each option that is still a comment, as in default.cfg, although its value was changed."""
+    section = None
+    for number, line in enumerate(re.split(u'\r\n?|\n', text(configuration)), 1):
+        header = re.match(u'\\[([^\\]]+)\\]', line)
+        if header is not None:
+            section = known_section(header.group(1))
+        comment = re.match(u'[;#][ \\t]*([A-Za-z_-]+)[ \\t]*=[ \\t]*(.+)', line)
+        if comment is None or section is None:
+            continue
+        option, value = comment.group(1).lower(), comment.group(2).rstrip()
+        if (section, option) not in given and is_changed(section, option, value):
+            findings.add('note', u'[%s] %s (line %d): is a comment and has no effect; to set it, remove the ; or # in '
+                                 u'front of it' % (section, option, number))
+
+
+def is_changed(section, option, value):
+    """Tell whether a value of an option that is a comment differs from that in default.cfg."""
+    if option not in OPTIONS[section] or re.search(u'<.+>|-----BEGIN ', value):
+        return False
+    parse, default = OPTIONS[section][option]
+    try:
+        return parse(value) != default
+    except ValueError:
+        return True
 
 
 def check_configuration(hook, given, problems, findings):
