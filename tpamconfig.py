@@ -73,6 +73,7 @@ def _set_options(settings, options, problems):
     Return the options with a value ({(section, option): line}) and the wrong ones (a set).
     """
     first, given, wrong = {}, {}, set()
+    ignores_proxy = _has_proxy_off(options)
     for line, written, option, value in options:
         section = known_section(written)
         if section is None:
@@ -88,9 +89,18 @@ def _set_options(settings, options, problems):
             if value:
                 given[name] = line
         except ValueError as error:
+            if ignores_proxy and section == 'https-proxy':
+                continue
             wrong.add(name)
             problems.append((line, u'%s: %s' % (_place(section, option, line), text(error))))
     return given, wrong
+
+
+def _has_proxy_off(options):
+    """Return whether [https-proxy] has enabled=no, so that its other options are not used."""
+    switches = [value for _, written, option, value in options
+                if (known_section(written), option) == ('https-proxy', 'enabled')]
+    return [folded(value) for value in switches] == [u'no']
 
 
 def _place(section, option, line):
@@ -204,6 +214,18 @@ def _server(item):
     if port is None:
         return host, None
     return host, _number(1, 65535)(port)
+
+
+def _proxy(value):
+    """Return a host name or address as _server() does."""
+    try:
+        host, port = _server(value)
+    except ValueError:
+        host, port = u'', None
+    if not host or host.startswith(u'srv:') or port is not None:
+        raise ValueError(u'must be a host name or an address alone, without http://; its port is '
+                         u'the option port')
+    return host, None
 
 
 def _check_service(name):
@@ -325,7 +347,7 @@ OPTIONS = {
     },
     'https-proxy': {
         'enabled': (_yes_no, True),
-        'server': _may_be_empty(_server, None),
+        'server': _may_be_empty(_proxy, None),
         'port': _may_be_empty(_number(1, 65535), 3128),
         'username': (text, u''), 'password': (text, u''),
     },
@@ -388,7 +410,7 @@ def _missing(settings, given):
 def _misplaced(settings, given):
     """Generate (section, option, sentence) for each option that contradicts another. given: see
     _missing()."""
-    tpam, proxy = settings['tpam'], settings['https-proxy']
+    tpam = settings['tpam']
     checks_in = tpam['authorization'] == u'request' or settings['check-in']['force_reset']
     if tpam['use_credential'] == u'gateway' and checks_in:
         yield 'tpam', 'use_credential', (
@@ -401,9 +423,5 @@ def _misplaced(settings, given):
     for option in _OF_REQUESTS:
         if tpam['authorization'] != u'request' and ('request', option) in given:
             yield 'request', option, (
-                u'has an effect only with [tpam] authorization=request; set authorization=request, '
-                u'or remove this option')
-    host, port = proxy['server'] or (u'', None)
-    if port is not None or host.startswith(u'srv:'):
-        yield 'https-proxy', 'server', (
-            u'must be a host name or an address alone; its port is the option port')
+                u'has an effect only with [tpam] authorization=request; set that, or remove this '
+                u'option')

@@ -19,6 +19,7 @@ KEY = re.search('-----BEGIN [A-Z ]*PRIVATE KEY-----.*END [A-Z ]*PRIVATE KEY-----
 INDENTED = 'must be one line; is the next line indented by mistake?'
 SERVER = ('must be host, host:port, [ipv6]:port or srv:name, without https:// and user@; an international name is '
           'written with xn--')
+PROXY = 'must be a host name or an address alone, without http://; its port is the option port'
 STORE = ('$ means a store of the Python 3 environment, which this plugin does not have; write the value '
          'itself')
 NO_PEM = 'must be PEM: -----BEGIN %s----- …'
@@ -190,6 +191,19 @@ def test_a_proxy_that_is_not_enabled_needs_no_server_and_may_have_one():
         assert problems_of(configuration(**whole(https_proxy=dict(given_too, enabled='no')))) == []
 
 
+def test_no_other_option_of_a_proxy_that_is_not_enabled_is_an_error():
+    for text in ('server=http://proxy:3128\nenabled=no', 'enabled: NO\nserver=proxy:3128\nport=http\nusr=x\nport=0'):
+        assert problems_of(configuration(**whole()) + '[https_proxy]\n' + text + '\n') == []
+    assert len(problems_of('[https-proxy]\nenabled=no\nport=0\n[tls]\nenabled=x\n')) == 1 + len(MISSING)
+
+
+@pytest.mark.parametrize('switches', [['no', 'yes'], ['no', 'no'], ['yes', 'no'], [''], ['off'], ['no\n yes']])
+def test_a_proxy_that_is_not_clearly_switched_off_is_checked(switches):
+    text = ''.join('enabled=%s\n' % value for value in switches)
+    found = problems_of(configuration(**whole()) + '[https-proxy]\n' + text + 'port=0\n')
+    assert '[https-proxy] port' in names(found)
+
+
 def test_a_proxy_that_is_enabled_needs_a_server():
     assert option_problems('https_proxy', 'enabled', 'yes') == [
         '[https-proxy] server: missing; enabled=yes, or a username or password for it']
@@ -221,7 +235,8 @@ WRONG = [
     ('tpam', 'server', ['tpam:0', 'tpam:65536', '[fd00::1]:0', 'a,b:0'], whole_number(1, 65535)),
     ('tpam', 'server', ['https://tpam', 'https://tpam:443', 'user@tpam', 'tpam:', 'tpam:x', 'tpam/x', '-tpam', '*',
                         '[tpam]', '[10.0.0.1]:443', 'fd00::1:x', 'tpäm', 'srv:a b*', 254 * 'x'], SERVER),
-    ('https_proxy', 'server', ['http://proxy', 'user:geheim@proxy'], SERVER),
+    ('https_proxy', 'server', ['http://proxy', 'http://proxy:3128', 'user:geheim@proxy', 'proxy:3128', '[fd00::1]:1',
+                               'srv:_proxy._tcp.example.com', 'srv:', 'a, b'], PROXY),
     ('tpam', 'server', ['srv:', 'srv:_tpam._tcp', 'srv:_tpam._tcp.'],
      'must be srv: and a name such as _tpam._tcp.example.com, with its domain'),
     ('tpam', 'server', [',', ' , ,'], 'must name at least one'),
@@ -317,10 +332,6 @@ def test_a_line_that_was_indented_by_mistake_is_told_so_and_not_repeated():
     ({'check_in': {'force_reset': 'yes'}, 'private_keys': {'command': 'Retrieve'}},
      ['[private_keys] account_suffix: missing; with command=Retrieve and force_reset=yes, keys that are stored as '
       'passwords would be overwritten']),
-    ({'https_proxy': {'server': 'proxy:3128'}},
-     ['[https-proxy] server (line …): must be a host name or an address alone; its port is the option port']),
-    ({'https_proxy': {'server': 'srv:_proxy._tcp.example.com'}},
-     ['[https-proxy] server (line …): must be a host name or an address alone; its port is the option port']),
     ({'https_proxy': {'username': 'x', 'password': 'y'}},
      ['[https-proxy] server: missing; enabled=yes, or a username or password for it']),
 ])
@@ -899,6 +910,14 @@ def test_servers_are_named_in_every_way():
     assert settings_of(text)['tpam']['server'] == [
         ('a', None), ('b', 8443), ('10.0.0.1', 1), ('10.0.0.2', None), ('fd00::1', 2), ('fd00::2', None),
         ('srv:_tpam._tcp.example.com', None)]
+
+
+@pytest.mark.parametrize('value, host', [
+    ('proxy.example.com', 'proxy.example.com'), ('10.0.0.1', '10.0.0.1'), ('fd00::1', 'fd00::1'),
+    ('[fd00::1]', 'fd00::1')])
+def test_a_proxy_is_named_by_its_name_or_address(value, host):
+    found = settings_of(configuration(**whole(https_proxy={'server': value})))
+    assert found['https-proxy']['server'] == (host, None)
 
 
 def test_choices_and_names_of_options_know_no_case():

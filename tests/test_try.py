@@ -318,6 +318,14 @@ def test_a_check_says_of_each_server_what_to_change(world, tool):
     assert 'wröng' not in output
 
 
+def test_a_proxy_that_refuses_the_connection_is_the_one_to_check(world, tool):
+    with Port() as closed:
+        tool.configure(https_proxy={'server': '127.0.0.1', 'port': closed.port})
+        problem, = wrong(tool.run('check')[1])
+    assert 'Cannot connect' in problem
+    assert 'check [https-proxy]' in problem and '[tpam]' not in problem
+
+
 def test_a_check_shows_the_certificate_that_it_does_not_trust(world, tool):
     tool.configure(tls={'ca_cert': certificate('other-ca-root')})
     status, output = tool.run('check')

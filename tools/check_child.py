@@ -266,8 +266,8 @@ def check_server(host, port, connection, settings, asked, findings):
     deadline = Deadline(settings['tpam']['timeout'])
     server = tpamtransport.Server(host, port, connection, deadline)
     findings.begin(u'Server %s' % server.name)
+    proxy = connection['proxy']
     try:
-        proxy = connection['proxy']
         name, its_port = proxy['address'] if proxy else (host, port)
         check_name(name, its_port, deadline, findings)
         began = time.time()
@@ -278,7 +278,9 @@ def check_server(host, port, connection, settings, asked, findings):
         else:
             findings.add('ok', u'connected, without TLS (%.2f s)' % seconds)
     except TpamError as error:
-        remedy = u'; check [tpam] server, and what stands between' if error.remedy is None else u''
+        remedy = u''
+        if error.remedy is None:
+            remedy = u'; check %s, and what stands between' % (u'[https-proxy]' if proxy else u'[tpam] server')
         findings.add('wrong', findings.line_of(error) + remedy)
         return
     finally:
