@@ -9,8 +9,8 @@ import base64
 import re
 
 from tpamcert import certificate, packed_address, service_domain
-from tpamerrors import escaped, folded, text
-from tpamini import is_option, read_lines
+from tpamerrors import folded, text
+from tpamini import instead_of_option, instead_of_section, is_option, read_lines
 
 LOG_LEVELS = ('debug', 'info', 'warning', 'error', 'critical')
 PROTOCOLS = ('http', 'ica', 'rdp', 'ssh', 'telnet', 'vnc')
@@ -58,8 +58,8 @@ def _check_sections(sections, problems):
     for line, written in sections:
         section = known_section(written)
         if section is None:
-            problems.append((line, u'[%s] (line %d): unknown section%s' % (
-                escaped(written), line, _resembling(written, OPTIONS))))
+            problems.append((line, u'Unknown section in line %d%s' % (
+                line, instead_of_section(written, OPTIONS))))
             continue
         earlier, spelling = first.setdefault(section, (line, written))
         if spelling != written:
@@ -116,7 +116,7 @@ def _parser(section, option):
     if section == MAPPING:
         return text
     if option not in OPTIONS[section]:
-        raise ValueError(u'unknown option' + _resembling(option, OPTIONS[section]))
+        raise ValueError(u'unknown option' + instead_of_option(section, option, OPTIONS))
     return OPTIONS[section][option][0]
 
 
@@ -126,13 +126,6 @@ def _check_form(section, option, value):
     if re.match(u'\\$(\\[.*\\])?\\Z', value):
         raise ValueError(u'$ means a store of the Python 3 environment, which this plugin does not '
                          u'have; write the value itself')
-
-
-def _resembling(word, known):
-    import difflib
-    for near in difflib.get_close_matches(word.lower(), sorted(known), 1):
-        return u'; did you mean %s?' % near
-    return u'; known: %s' % u', '.join(sorted(known))
 
 
 # ---- value -> setting ----------------------------------------------------------------------------

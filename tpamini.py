@@ -120,3 +120,39 @@ def _sorted_lines(lines):
             if line[0] == u'[':
                 section = line  # no option below a damaged header belongs to the section above
     return sections, options, outside, unreadable
+
+
+# ---- what to write instead of an unknown name ----------------------------------------------------
+
+# Options of the vendor's TPAM plugin that this one does not have
+_OF_VENDOR = {
+    u'server_port': u'write host:port into [tpam] server',
+    u'server_user': u'the API user is [tpam] username',
+    u'server_user_key': u'log in with [tpam] password, or with [tls] client_cert',
+    u'server_public_key': u'the server is verified with [tls] ca_cert or server_fingerprint',
+}
+
+
+def instead_of_section(name, options):
+    """Return the end of a problem about an unknown section. options: {section: names of options}.
+    """
+    if name == u'credential_store':
+        return u'; local Credential Stores are not available: write the values into this text'
+    return _resembling(name, options)
+
+
+def instead_of_option(section, name, options):
+    """Return the end of a problem about an option that the section does not have."""
+    if name in _OF_VENDOR:
+        return u'; ' + _OF_VENDOR[name]
+    places = [u'[%s]' % other for other in sorted(options) if name in options[other]]
+    if places:
+        return u' here; it belongs in ' + u' or '.join(places)
+    return _resembling(name, options[section])
+
+
+def _resembling(word, known):
+    import difflib
+    for near in difflib.get_close_matches(word.lower(), sorted(known), 1):
+        return u'; did you mean %s?' % near
+    return u'; known: %s' % u', '.join(sorted(known))

@@ -113,18 +113,29 @@ def test_a_pin_or_no_tls_stand_in_for_the_ca():
 
 # ---- what is unknown
 
+SECTIONS = ('; known: account, check-in, check-in-trigger, domain_asset_mapping, https-proxy, logging, private_keys, '
+            'request, tls, tpam')
+
+
 @pytest.mark.parametrize('text, problem', [
-    ('[tpma]\nserver=x', '[tpma] (line %d): unknown section; did you mean tpam?'),
-    ('[TPAM]\nserver=x', '[TPAM] (line %d): unknown section; did you mean tpam?'),
-    ('[https proxy]', '[https proxy] (line %d): unknown section; did you mean https-proxy?'),
-    ("[it's\x1b[2J]", "[it\\'s\\x1b[2J] (line %d): unknown section; known: account, check-in, check-in-trigger, "
-                      'domain_asset_mapping, https-proxy, logging, private_keys, request, tls, tpam'),
-    ('[DEFAULT]\nserver=x', '[DEFAULT] (line %d): unknown section; known: account, check-in, check-in-trigger, '
-                            'domain_asset_mapping, https-proxy, logging, private_keys, request, tls, tpam'),
+    ('[tpma]\nserver=x', '; did you mean tpam?'),
+    ('[TPAM]\nserver=x', '; did you mean tpam?'),
+    ('[https proxy]', '; did you mean https-proxy?'),
+    ("[it's\x1b[2J]", SECTIONS),
+    ('[DEFAULT]\nserver=x', SECTIONS),
+    ('[credential_store]\nname=x',
+     '; local Credential Stores are not available: write the values into this text'),
 ])
 def test_an_unknown_section_is_told_which_known_one_it_resembles(text, problem):
     working = configuration(**whole())
-    assert problems_of(working + text + '\n') == [problem % (working.count('\n') + 1)]
+    assert problems_of(working + text + '\n') == [
+        'Unknown section in line %d%s' % (working.count('\n') + 1, problem)]
+
+
+def test_a_password_in_brackets_on_a_line_alone_is_not_repeated():
+    for password in ('Tr0ub4dor', 'tpam-Tr0ub4dor'):
+        text = configuration(**whole(tpam={'password': None})) + '[tpam]\npassword=\n[%s]\n' % password
+        assert 'Tr0ub4dor' not in ''.join(problems_of(text))
 
 
 @pytest.mark.parametrize('text, problem', [
@@ -135,8 +146,18 @@ def test_an_unknown_section_is_told_which_known_one_it_resembles(text, problem):
     ('[logging]\nzzz=x', '[logging] (line %d): unknown option; known: log_level'),
     ('[tls]\nchec\u212a_host_name=no', '[tls] (line %d): unknown option; did you mean check_host_name?'),
     ('[account]\n\x0b=x', '[account] (line %d): unknown option; known: prefix, suffix'),
+    ('[tpam]\napproval_timeout=60', '[tpam] (line %d): unknown option here; it belongs in [request]'),
+    ('[tls]\nPrefix: x', '[tls] (line %d): unknown option here; it belongs in [account]'),
+    ('[tpam]\nssh=session-ended', '[tpam] (line %d): unknown option here; it belongs in [check-in-trigger]'),
+    ('[request]\nusername=x', '[request] (line %d): unknown option here; it belongs in [https-proxy] or [tpam]'),
+    ('[tpam]\nserver_port=22', '[tpam] (line %d): unknown option; write host:port into [tpam] server'),
+    ('[tpam]\nserver_user=x', '[tpam] (line %d): unknown option; the API user is [tpam] username'),
+    ('[tpam]\nserver_user_key=x',
+     '[tpam] (line %d): unknown option; log in with [tpam] password, or with [tls] client_cert'),
+    ('[tls]\nserver_public_key=x',
+     '[tls] (line %d): unknown option; the server is verified with [tls] ca_cert or server_fingerprint'),
 ])
-def test_an_unknown_option_is_told_which_known_one_it_resembles(text, problem):
+def test_an_unknown_option_is_told_what_to_write_instead(text, problem):
     working = configuration(**whole())
     assert problems_of(working + text + '\n') == [problem % (working.count('\n') + 2)]
 
@@ -806,8 +827,8 @@ geheim
         UNREADABLE % '7, 15, 18',
         '[tls] ca_cert (line 9): ' + NO_PEM % 'CERTIFICATE',
         '[tls] protocol (line 11): ' + ONE_OF + 'tlsv1, negotiate',
-        '[tpma] (line 12): unknown section; did you mean tpam?',
-        '[lgging] (line 17): unknown section; did you mean logging?',
+        'Unknown section in line 12; did you mean tpam?',
+        'Unknown section in line 17; did you mean logging?',
         MISSING[0], MISSING[2],
         '[tpam] required_policy: missing; the policy that authorization=policy asks for',
         '[request] poll_interval (line 16): has an effect only with [tpam] authorization=request; set '
