@@ -416,5 +416,5 @@ def _misplaced(settings, given):
     for option in _OF_REQUESTS:
         if tpam['authorization'] != u'request' and ('request', option) in given:
             yield 'request', option, (
-                u'has an effect only with [tpam] authorization=request; set that, or remove this '
-                u'option')
+                u'has an effect only with [tpam] authorization=request; set authorization=request, '
+                u'or remove this option')
