@@ -197,9 +197,16 @@ def shown(peer):
     return dict((name, peer[name]) for name in names)
 
 
-def tls_remedy(peer):
-    """Return the remedy for a failed handshake. peer: certificate of the server, or None."""
+_NOT_TLS = re.compile(u'wrong.version.number|unknown.protocol', re.I)
+
+
+def tls_remedy(peer, reason):
+    """Return the remedy for a failed handshake. peer: certificate of the server, or None; reason:
+    text of the error."""
     now = text(time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime()))
+    if peer is None and _NOT_TLS.search(reason):
+        # OpenSSL 0.9.8 reports newer TLS in the same way, if the server alerts in its own version.
+        return u'this port does not speak TLS, or only a version that this OpenSSL does not know'
     if peer is None:
         return u'is this a TLS port, and does the server want another client_cert or protocol?'
     if now > peer['not_after']:

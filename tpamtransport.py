@@ -237,7 +237,7 @@ class Connection(object):
             if self._verify:
                 seen = self._look(limit)
             raise TpamUnavailable(u'TLS cannot be set up with the server', server=self.name,
-                                  reason=reason, remedy=tls_remedy(seen), **shown(seen))
+                                  reason=reason, remedy=tls_remedy(seen, reason), **shown(seen))
 
     def _check_tls(self):
         """Read the certificate and check the cipher after the handshake. Return None, or why they

@@ -187,7 +187,7 @@ def test_a_damaged_certificate_is_no_certificate_or_has_names_and_dates_that_can
     assert all(isinstance(name, type('')) for name in tpamcert.names_of(peer))
     assert tpamcert.matches(peer, 'localhost') in (True, False)
     assert tpamcert.matches(peer, '127.0.0.1') in (True, False)
-    assert tpamcert.tls_remedy(peer)
+    assert tpamcert.tls_remedy(peer, '')
     assert tpamerrors.describe('x', **tpamcert.shown(peer))
 
 

@@ -326,6 +326,15 @@ def test_a_proxy_that_refuses_the_connection_is_the_one_to_check(world, tool):
     assert 'check [https-proxy]' in problem and '[tpam]' not in problem
 
 
+@pytest.mark.parametrize('protocol', ['tlsv1', 'negotiate'])
+def test_a_port_without_tls_is_said_to_be_one(world, tool, protocol):
+    world.serve(certfile=None)
+    tool.configure(tls={'protocol': protocol})
+    problem, = wrong(tool.run('check')[1])
+    assert 'TLS cannot be set up' in problem
+    assert 'this port does not speak TLS' in problem and 'client_cert' not in problem
+
+
 def test_a_check_shows_the_certificate_that_it_does_not_trust(world, tool):
     tool.configure(tls={'ca_cert': certificate('other-ca-root')})
     status, output = tool.run('check')
