@@ -535,6 +535,31 @@ def test_an_interpreter_without_the_packages_is_told_which(tool, tmpdir):
     assert output.count('\n') == 1
 
 
+PYENV = """pyenv: python2.7: command not found
+
+The `python2.7' command exists in these Python versions:
+  2.7.18
+
+Note: See 'pyenv help global' for tips on allowing both
+      python2 and python3 to be found.
+"""
+
+
+@pytest.mark.parametrize('output, status, cause', [
+    (PYENV, 127, 'pyenv: python2.7: command not found'),
+    ('A note of pyenv\nTraceback (most recent call last):\n  File "x"\nImportError: No module named lxml.etree\n', 1,
+     'ImportError: No module named lxml.etree'),
+    ('', 1, 'it failed without a message'),
+])
+def test_of_an_interpreter_that_fails_the_line_that_says_why_is_shown(tool, tmpdir, output, status, cause):
+    shim = tmpdir.join('python2.7')
+    shim.write('#!/bin/sh\ncat >&2 <<"END"\n%sEND\nexit %d\n' % (output, status))
+    shim.chmod(0o755)
+    found = tool.run('check', '--python', str(shim))
+    assert found[0] == 2 and found[1].count('\n') == 1
+    assert 'needs the packages lxml and dnspython (%s: %s)' % (shim, cause) in found[1]
+
+
 def test_the_examples_of_the_help_are_commands_that_it_takes(tool):
     import try_plugin
     output = tool.run('--help')[1]

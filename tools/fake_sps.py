@@ -39,7 +39,7 @@ openssl = getattr(ssl, "OPENSSL_VERSION", "an OpenSSL that it does not name")
 print("Python %s, %s, lxml %s, dnspython %s" % (
     sys.version.split()[0], openssl, lxml.etree.__version__, dns.version.version))
 """
-NO_INTERPRETER = (u'no interpreter has the packages lxml and dnspython, which the plugin imports (%s): '
+NO_INTERPRETER = (u'no interpreter can run the plugin, which needs the packages lxml and dnspython (%s): '
                   u'pip install -r tests/requirements.txt, or run `make demo`, which sets up .venv')
 
 
@@ -60,8 +60,16 @@ def interpreter(candidates):
                              for output in probe.communicate()]
         if probe.returncode == 0:
             return python, versions
-        lacks.append(u'%s: %s' % (text_of(python), (trouble.splitlines() or [u'?'])[-1]))
+        lacks.append(u'%s: %s' % (text_of(python), cause_of(trouble)))
     raise Mistake(NO_INTERPRETER % u'; '.join(lacks))
+
+
+def cause_of(trouble):
+    """Return the line that says why an interpreter failed: that of the exception, or else the first. After that, pyenv
+    explains itself at length."""
+    lines = [line for line in trouble.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r'\w*Error: ', line)]
+    return (errors + lines + [u'it failed without a message'])[0]
 
 
 class Interrupted(KeyboardInterrupt):
