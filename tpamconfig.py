@@ -120,12 +120,18 @@ def _parser(section, option):
     return OPTIONS[section][option][0]
 
 
+_PLACEHOLDER = re.compile(u'(sha256:)?<[^<>\n]*>\\Z')  # a password may look like one
+
+
 def _check_form(section, option, value):
     if u'\n' in value and (section, option) not in _OF_SEVERAL_LINES:
         raise ValueError(u'must be one line; is the next line indented by mistake?')
     if re.match(u'\\$(\\[.*\\])?\\Z', value):
         raise ValueError(u'$ means a store of the Python 3 environment, which this plugin does not '
                          u'have; write the value itself')
+    if _PLACEHOLDER.match(value) and (option != 'password' or value == u'<password>'):
+        raise ValueError(u'is the placeholder of default.cfg; write the value in its place, or put '
+                         u'; in front of the line')
 
 
 # ---- value -> setting ----------------------------------------------------------------------------
@@ -161,6 +167,18 @@ def _number(least, most):
             raise ValueError(u'must be a whole number from %d to %d' % (least, most))
         return int(value)
     return parse
+
+
+def _seconds(least):
+    parse = _number(least, 290)
+
+    def parse_seconds(value):
+        try:
+            return parse(value)
+        except ValueError:
+            raise ValueError(u'must be a whole number of seconds from %d to 290, because SPS kills '
+                             u'a hook after 300 s' % least)
+    return parse_seconds
 
 
 def _items(parse):
@@ -240,7 +258,7 @@ def _is_ipv6(host):
 
 PEM_BLOCK = re.compile(u'-----BEGIN ([A-Z0-9 ]+)-----\n(.*?)\n-----END \\1-----', re.S)
 _KINDS = (u'CERTIFICATE', u'PRIVATE KEY', u'PUBLIC KEY', u'CERTIFICATE REQUEST',
-          u'TRUSTED CERTIFICATE')
+          u'TRUSTED CERTIFICATE', u'X509 CERTIFICATE')
 _ANY_OPTION = re.compile(u'(\\[|(?!subject|issuer|depth)[a-z_-]+\\s*=|.*sha256:)', re.I)
 
 
@@ -311,8 +329,8 @@ OPTIONS = {
         'method_prefix': (text, u''),
         'use_credential': (_choice(u'explicit', u'gateway'), u'explicit'),
         'username': (text, u''), 'password': (text, u''),
-        'timeout': _may_be_empty(_number(1, 290), 60),
-        'connect_timeout': _may_be_empty(_number(1, 290), 10),
+        'timeout': _may_be_empty(_seconds(1), 60),
+        'connect_timeout': _may_be_empty(_seconds(1), 10),
         'system_name_resolver': (_items(_choice(*_RESOLVERS)), [u'tpam']),
         'system_domains': (_items(_domain), []),
         'system_prefix': (text, u''),
@@ -322,7 +340,7 @@ OPTIONS = {
         'require_gateway_user': (_yes_no, True), 'gateway_domains': (_items(_domain), []),
     },
     'request': {
-        'approval_timeout': _may_be_empty(_number(0, 290), 120),
+        'approval_timeout': _may_be_empty(_seconds(0), 120),
         'poll_interval': _may_be_empty(_number(1, 60), 5),
         'release_duration': _may_be_empty(_number(1, 1000000), None),
         'access_policy': (text, u''), 'reason_code': (text, u''),

@@ -22,6 +22,7 @@ SERVER = ('must be host, host:port, [ipv6]:port or srv:name, without https:// an
 PROXY = 'must be a host name or an address alone, without http://; its port is the option port'
 STORE = ('$ means a store of the Python 3 environment, which this plugin does not have; write the value '
          'itself')
+PLACEHOLDER = 'is the placeholder of default.cfg; write the value in its place, or put ; in front of the line'
 NO_PEM = 'must be PEM: -----BEGIN %s----- …'
 CERTIFICATE_AND_KEY = 'CERTIFICATE----- … and -----BEGIN PRIVATE KEY'
 ENCRYPTED = 'must contain an unencrypted key: nobody can type a pass phrase here'
@@ -241,14 +242,17 @@ HEX = 'must be sha256: and 64 hexadecimal digits'
 PATH = 'must begin with / and contain only ASCII characters, without white space'
 
 
+SECONDS = 'must be a whole number of seconds from %d to 290, because SPS kills a hook after 300 s'
+
+
 def whole_number(least, most):
     return 'must be a whole number from %d to %d' % (least, most)
 
 
 WRONG = [
-    ('tpam', 'timeout', ['0', '291', '-1', '1.5', 'x', '٣', '1e2', '9999999999'], whole_number(1, 290)),
-    ('tpam', 'connect_timeout', ['0', '291', ' 1 2'], whole_number(1, 290)),
-    ('request', 'approval_timeout', ['-1', '291'], whole_number(0, 290)),
+    ('tpam', 'timeout', ['0', '291', '-1', '1.5', 'x', '٣', '1e2', '9999999999', '600'], SECONDS % 1),
+    ('tpam', 'connect_timeout', ['0', '291', ' 1 2'], SECONDS % 1),
+    ('request', 'approval_timeout', ['-1', '291'], SECONDS % 0),
     ('request', 'poll_interval', ['0', '61'], whole_number(1, 60)),
     ('request', 'release_duration', ['0', '1000001'], whole_number(1, 1000000)),
     ('request', 'time_required', ['0', '2h'], whole_number(1, 1000000)),
@@ -289,6 +293,8 @@ WRONG = [
     ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'PUBLIC KEY')],
      'contains a PUBLIC KEY; it ' + NO_PEM % 'CERTIFICATE'),
     ('tls', 'ca_cert', [CA + CA.replace('CERTIFICATE', 'X509 CRL')], NO_PEM % 'CERTIFICATE'),
+    ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'X509 CERTIFICATE')],
+     'holds a X509 CERTIFICATE; it ' + NO_PEM % 'CERTIFICATE'),
     ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'TRUSTED CERTIFICATE')],
      'contains a TRUSTED CERTIFICATE; it ' + NO_PEM % 'CERTIFICATE'),
     ('tls', 'client_cert', ['x', CA + 'and -----BEGIN'], NO_PEM % CERTIFICATE_AND_KEY),
@@ -311,6 +317,25 @@ WRONG = [
 def test_a_wrong_value_is_told_what_it_must_be(section, option, value, must):
     text = with_option(section, option, value)
     assert problems_of(text) == ['%s: %s' % (place(text, section, option), must)]
+
+
+def test_every_placeholder_of_default_cfg_is_refused():
+    placeholders = [(section, option, value) for section, option, value in documented()
+                    if re.match('(sha256:)?<', value)]
+    assert len(placeholders) > 20
+    for section, option, value in placeholders:
+        assert PLACEHOLDER in option_problems(section.replace('check-in-trigger', 'check_in_trigger').replace(
+            'https-proxy', 'https_proxy'), option, value)[0], option
+
+
+def test_a_password_may_look_like_a_placeholder():
+    for value in ('<Tr0ub4dor>', '<API user>'):
+        assert settings_of(with_option('tpam', 'password', value))['tpam']['password'] == value
+
+
+def test_a_value_in_which_angle_brackets_do_not_enclose_everything_is_taken():
+    for value in ('<a>b', 'a<b>', '<', '<>>', '<a><b>'):
+        assert settings_of(with_option('account', 'suffix', value))['account']['suffix'] == value
 
 
 @pytest.mark.parametrize('value', ['$', '$[ca]', '$[]', '$[a b]'])
@@ -822,7 +847,7 @@ geheim
     assert problems_of(text) == [
         OUTSIDE % '1',
         '[tpam] (line 3): unknown option; did you mean password?',
-        '[tpam] timeout (line 4): ' + whole_number(1, 290),
+        '[tpam] timeout (line 4): ' + SECONDS % 1,
         '[tpam] timeout (line 6): is given in line 4 already; leave one of them out',
         UNREADABLE % '7, 15, 18',
         '[tls] ca_cert (line 9): ' + NO_PEM % 'CERTIFICATE',

@@ -216,16 +216,23 @@ def test_a_user_who_sees_no_system_is_told_so(world, tool, resolver, status):
     assert 'ListSystems: answered, 0 systems visible' in found[1]
 
 
-@pytest.mark.parametrize('section, option, value', [
-    ('request', 'reason_code', '<code>'), ('tpam', 'username', '<API user>'), ('tpam', 'password', '<password>'),
-    ('private_keys', 'account_suffix', '<text, such as _key>'), ('domain_asset_mapping', 'example.com', '<system>')])
-def test_a_placeholder_of_default_cfg_is_refused(world, tool, section, option, value):
-    tool.configure(**{section: {option: value}})
+def test_a_placeholder_of_default_cfg_is_refused(world, tool):
+    tool.configure(request={'reason_code': '<code>'})
     status, output = tool.run('check')
     problem, = wrong(output)
     assert status == 1
-    assert re.match(r'\[%s\] %s \(line \d+\): is the placeholder of default.cfg' % (section, option), problem)
+    assert re.match(r'\[request\] reason_code \(line \d+\): is the placeholder of default.cfg', problem)
     assert world.server.connections == 0
+
+
+@pytest.mark.parametrize('tpam, noted', [
+    ({'timeout': 20, 'connect_timeout': 30}, True), ({'timeout': 30, 'connect_timeout': 30}, False),
+    ({'timeout': 9}, False)])
+def test_a_connect_timeout_that_is_longer_than_the_hook_is_noted(tool, tpam, noted):
+    tool.configure(tpam=tpam)
+    status, output = tool.run('check')
+    assert status == 0
+    assert ('note     [tpam] connect_timeout is 30 s, but the whole hook ends after timeout, 20 s' in output) is noted
 
 
 def test_a_password_in_angle_brackets_is_a_password(world, tool):

@@ -145,33 +145,30 @@ def check_configuration(hook, given, problems, findings):
     """Add all mistakes in the configuration to the findings, and what follows from it."""
     for problem in problems:
         findings.add('wrong', problem)
-    for (section, option), (line, value) in sorted(given.items(), key=lambda item: item[1]):
-        if is_placeholder(option, value) and not is_named(section, option, problems):
-            findings.add('wrong', u'[%s] %s (line %d): is the placeholder of default.cfg; write the value in its '
-                                  u'place, or put ; in front of the line' % (section, option, line))
     if findings.wrong():
         return
     findings.add('ok', u'no mistakes')
     for option in PEM_OPTIONS:
         for peer in certificates(hook.settings['tls'][option] or u''):
             check_dates(u'[tls] %s: %s' % (option, peer['subject']), peer, findings)
+    check_connect_timeout(hook.settings['tpam'], given, findings)
     if hook.settings['tpam']['authorization'] == u'request':
         check_approval_time(hook, findings)
     hook.log = lambda level, message, **details: findings.add('note', message)
     plugin.warn_insecure(hook)
 
 
-def is_placeholder(option, value):
-    """Tell whether a value is a placeholder such as <host>. A password may look like one."""
-    if option in SECRET_OPTIONS:
-        return value == u'<password>'
-    return re.match(u'<[^<>]*>\\Z', value) is not None
-
-
 def is_named(section, option, problems):
     """Tell whether one of the problems is about this option."""
     place = u'[%s] %s' % (section, option)
     return place in [re.sub(u' \\(line [0-9]+\\)\\Z', u'', problem.partition(u':')[0]) for problem in problems]
+
+
+def check_connect_timeout(tpam, given, findings):
+    """Add a note about a connect_timeout that cannot be reached."""
+    if ('tpam', 'connect_timeout') in given and tpam['connect_timeout'] > tpam['timeout']:
+        findings.add('note', u'[tpam] connect_timeout is %d s, but the whole hook ends after timeout, %d s'
+                     % (tpam['connect_timeout'], tpam['timeout']))
 
 
 def check_approval_time(hook, findings):
