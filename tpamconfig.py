@@ -80,7 +80,7 @@ def _set_options(settings, options, problems):
             continue
         name = section, option
         try:
-            parse = _parser(section, option)
+            parse = _parser(section, option, value)
             earlier = first.setdefault(name, line)
             if earlier != line:
                 raise ValueError(u'is given in line %d already; leave one of them out' % earlier)
@@ -112,9 +112,11 @@ def _place(section, option, line):
     return shown
 
 
-def _parser(section, option):
+def _parser(section, option, value):
     if section == MAPPING:
         return text
+    if option not in OPTIONS[section] and u'-----BEGIN ' in value:
+        raise ValueError(u'text in front of a PEM: paste only the lines from BEGIN to END')
     if option not in OPTIONS[section]:
         raise ValueError(u'unknown option' + instead_of_option(section, option, OPTIONS))
     return OPTIONS[section][option][0]
@@ -259,6 +261,8 @@ def _is_ipv6(host):
 PEM_BLOCK = re.compile(u'-----BEGIN ([A-Z0-9 ]+)-----\n(.*?)\n-----END \\1-----', re.S)
 _KINDS = (u'CERTIFICATE', u'PRIVATE KEY', u'PUBLIC KEY', u'CERTIFICATE REQUEST',
           u'TRUSTED CERTIFICATE', u'X509 CERTIFICATE')
+_ONLY_PEM = (u'contains text outside of the lines from BEGIN to END: paste only these lines, and '
+             u'write each option in the first column')
 _ANY_OPTION = re.compile(u'(\\[|(?!subject|issuer|depth)[a-z_-]+\\s*=|.*sha256:)', re.I)
 
 
@@ -270,8 +274,10 @@ def _pem(*kinds):
         around = PEM_BLOCK.sub(u'', value)  # text that openssl writes here is harmless
         blocks = [(re.sub(u'.* PRIVATE KEY\\Z', u'PRIVATE KEY', label), content)
                   for label, content in PEM_BLOCK.findall(value)]
-        if _hides_option(value, around):
+        if any(is_option(line, KNOWN) for line in value.split(u'\n')):
             raise ValueError(u'is followed by another option that is indented by mistake')
+        if any(_ANY_OPTION.match(line) for line in around.split(u'\n')):
+            raise ValueError(_ONLY_PEM)
         _check_kinds([kind for kind, _ in blocks], kinds, is_whole=u'-----' not in around)
         if u'ENCRYPTED' in value:
             raise ValueError(u'must contain an unencrypted key: nobody can type a pass phrase here')
@@ -288,19 +294,12 @@ def _check_kinds(found, kinds, is_whole):
         raise ValueError(u'must be PEM: %s' % wanted)
     for kind in _KINDS:
         if kind in found and kind not in kinds:
-            raise ValueError(u'contains a %s; it must be PEM: %s' % (kind, wanted))
+            raise ValueError(u'contains a block "%s"; it must be PEM: %s' % (kind, wanted))
     for kind in kinds:
         if kind not in found:
             raise ValueError(u'contains no %s; it must be PEM: %s' % (kind, wanted))
     if set(found) != set(kinds):
         raise ValueError(u'must be PEM: %s' % wanted)
-
-
-def _hides_option(value, around):
-    """Return whether there is a known option inside a PEM, or anything like one around it."""
-    if any(is_option(line, KNOWN) for line in value.split(u'\n')):
-        return True
-    return any(_ANY_OPTION.match(line) for line in around.split(u'\n'))
 
 
 def _check_block(kind, content):

@@ -289,14 +289,13 @@ WRONG = [
     ('tpam', 'system_name_resolver', ['\u0130p'], RESOLVERS),
     ('logging', 'log_level', ['trace', '10'], ONE_OF + 'debug, info, warning, error, critical'),
     ('tls', 'ca_cert', ['/etc/ssl/ca.pem', 'MIIC', CA.replace('-----END', '----END')], NO_PEM % 'CERTIFICATE'),
-    ('tls', 'ca_cert', [KEY, CLIENT, CA + KEY], 'contains a PRIVATE KEY; it ' + NO_PEM % 'CERTIFICATE'),
-    ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'PUBLIC KEY')],
-     'contains a PUBLIC KEY; it ' + NO_PEM % 'CERTIFICATE'),
+    ('tls', 'ca_cert', [KEY, CLIENT, CA + KEY], 'contains a block "PRIVATE KEY"; it ' + NO_PEM % 'CERTIFICATE'),
+    ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'PUBLIC KEY')], 'contains a block "PUBLIC KEY"; it ' + NO_PEM % 'CERTIFICATE'),
     ('tls', 'ca_cert', [CA + CA.replace('CERTIFICATE', 'X509 CRL')], NO_PEM % 'CERTIFICATE'),
     ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'X509 CERTIFICATE')],
-     'holds a X509 CERTIFICATE; it ' + NO_PEM % 'CERTIFICATE'),
+     'contains a block "X509 CERTIFICATE"; it ' + NO_PEM % 'CERTIFICATE'),
     ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'TRUSTED CERTIFICATE')],
-     'contains a TRUSTED CERTIFICATE; it ' + NO_PEM % 'CERTIFICATE'),
+     'contains a block "TRUSTED CERTIFICATE"; it ' + NO_PEM % 'CERTIFICATE'),
     ('tls', 'client_cert', ['x', CA + 'and -----BEGIN'], NO_PEM % CERTIFICATE_AND_KEY),
     ('tls', 'client_cert', [CA, CA + CA], 'contains no PRIVATE KEY; it ' + NO_PEM % CERTIFICATE_AND_KEY),
     ('tls', 'client_cert', [KEY], 'contains no CERTIFICATE; it ' + NO_PEM % CERTIFICATE_AND_KEY),
@@ -566,14 +565,19 @@ def test_a_name_that_begins_like_a_comment_is_an_option():
     assert settings_of(text)['domain_asset_mapping'] == {'rem': 'a', 'remote': 'b'}
 
 
-@pytest.mark.parametrize('rest', [' server_fingerprint=sha256:00', '; a comment\n server_fingerprints = sha256:00',
-                                  '\n [check-in]\n force_reset=yes'])
-def test_what_hides_behind_pem_by_its_indentation_is_refused(rest):
-    hidden = '[tls]\nca_cert=%s\n%s\n' % (CA.strip().replace('\n', '\n '), rest)
-    assert '[tls] ca_cert (line 2): ' + HIDDEN in problems_of(hidden)
-
-
 HIDDEN = 'is followed by another option that is indented by mistake'
+ONLY_PEM = ('contains text outside of the lines from BEGIN to END: paste only these lines, and write each option in the '
+            'first column')
+
+
+@pytest.mark.parametrize('rest, words', [
+    (' server_fingerprint=sha256:00', HIDDEN), ('; a comment\n server_fingerprints = sha256:00', ONLY_PEM),
+    ('\n [check-in]\n force_reset=yes', HIDDEN)])
+def test_what_hides_behind_pem_by_its_indentation_is_refused(rest, words):
+    hidden = '[tls]\nca_cert=%s\n%s\n' % (CA.strip().replace('\n', '\n '), rest)
+    assert '[tls] ca_cert (line 2): ' + words in problems_of(hidden)
+
+
 KNOWN = sorted(set(option for options in tpamconfig.OPTIONS.values() for option in options or ()))
 
 
@@ -599,9 +603,20 @@ def test_an_option_with_a_colon_that_hides_behind_pem_is_refused(rest):
 def test_anything_like_an_option_that_hides_behind_pem_is_refused(rest):
     """Taken for text of openssl, a pin would not be looked at."""
     rest = rest % (64 * '0')
-    hidden = ['[tls] ca_cert (line 6): ' + HIDDEN]
-    assert ca_cert_problems(rest) == hidden
-    assert ca_cert_problems('    ' + rest) == hidden
+    for indent in ('', '    '):
+        assert ca_cert_problems(indent + rest) == ['[tls] ca_cert (line 6): ' + ONLY_PEM]
+
+
+DATES = 'notBefore=Nov 24 08:00:00 2025 GMT\nnotAfter=Nov 24 08:00:00 2035 GMT\n'
+
+
+def test_dates_around_a_pem_are_not_to_be_pasted_wherever_they_stand():
+    """openssl x509 -dates prints them."""
+    assert ca_cert_problems(DATES) == ['[tls] ca_cert (line 6): ' + ONLY_PEM]
+    assert option_problems('tls', 'ca_cert', DATES + CA)[0].endswith(ONLY_PEM)
+    found = problems_of(configuration(**whole(tls={'ca_cert': None})) + '[tls]\nca_cert=' + DATES + CA)
+    assert [problem for problem in found
+            if 'text in front of a PEM: paste only the lines from BEGIN to END' in problem]
 
 
 def test_every_known_option_is_found_behind_pem():
