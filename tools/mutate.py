@@ -1,7 +1,7 @@
 """Change the shipped code in random places, one at a time, and see whether a test notices.
 
-cosmic-ray makes the changes (mutants), in a copy of the project. Each mutant runs the tests that
-run its line, until the first one fails. The results go into docs/mutants.md.
+cosmic-ray makes the changes (mutants), in a copy of the project. Each mutant runs the closest of
+the tests that run its line, until the first one fails. The results go into docs/mutants.md.
 """
 from __future__ import print_function
 
@@ -32,6 +32,7 @@ import every_line  # noqa: E402
 import line_record  # noqa: E402
 
 DOCUMENT = os.path.join(ROOT, 'docs', 'mutants.md')
+MOST_TESTS = 50  # functions that one mutant runs: those that run the fewest lines besides it
 SECONDS = 1200  # for the tests of one mutant
 CPU_SECONDS = 400  # of one process: no hook that a mutant keeps busy outlives its tests for long
 LEFT_OUT = ('.git', '.tox', '.venv', '.hypothesis', 'dist', '__pycache__')
@@ -121,7 +122,8 @@ def tests_of(mutant, ran):
     for name in found:
         file = name.partition('::')[0]
         least[file] = min(least.get(file, size[name]), size[name])
-    return sorted(found, key=lambda name: (
+    closest = sorted(found, key=lambda name: (size[name], name))[:MOST_TESTS]
+    return sorted(closest, key=lambda name: (
         least[name.partition('::')[0]], name.partition('::')[0], size[name], name))
 
 
@@ -197,8 +199,8 @@ def write(path, code):
 HEAD = u"""# Mutants
 
 Made by `make mutate` (see tools/mutate.py). %(count)d random changes (seed %(seed)d) were made to the
-code that ships, one at a time, and the tests that run the changed line were run on Python %(python)s.
-A mutant is killed if one of them fails. **%(killed)d of the %(counted)d that can be noticed were killed
+code that ships, one at a time, and up to %(most)d of the tests that run the changed line were run on
+Python %(python)s. A mutant is killed if one of them fails. **%(killed)d of the %(counted)d that can be noticed were killed
 (%(share).0f %%).**
 
 | module | mutants | killed | equivalent | survivors |
@@ -214,7 +216,7 @@ def document(results, seed):
     """Return the text of docs/mutants.md. results: [(Mutant, outcome)]."""
     count = collections.Counter(outcome for _, outcome in results)
     counted = len(results) - count['equivalent']
-    text = HEAD % {'count': len(results), 'seed': seed, 'python': '%d.%d' % sys.version_info[:2],
+    text = HEAD % {'count': len(results), 'most': MOST_TESTS, 'seed': seed, 'python': '%d.%d' % sys.version_info[:2],
                    'killed': count['killed'], 'counted': counted,
                    'share': 100.0 * count['killed'] / max(counted, 1)}
     for module in package.MODULES:
