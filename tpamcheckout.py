@@ -10,7 +10,8 @@ from tpamerrors import (MAX_ID, MAX_MATCHED, Deadline, TpamConnectionEnded, Tpam
                         TpamOutcomeUnknown, TpamRefused, TpamTimeout, column, folded, same_name,
                         text)
 from tpamrows import (ACTIVE, CLOSED, OPEN, active_requests, each, id_of, is_for_gateway_user,
-                      is_of_session, last_notes, may_be_altered, notes_of, same, state_of)
+                      is_of_session, last_notes, may_be_about, may_be_altered, notes_of, same,
+                      state_of)
 
 NOT_BEGUN = (u'-32700', u'-32600', u'-32601', u'-32602')  # XML-RPC: faults of the call itself
 MAX_FOUND = 20    # requests of one session for one account: it never submits more than two
@@ -160,7 +161,7 @@ def _find(call, checkout):
         AccountName=checkout['account'], Status='OPEN', MaxRows=MANY_ROWS)
     found, unclear = [], []
     for row in each(call, rows):
-        if not _may_be_of(row, checkout) or _is_recorded(call, row):
+        if not may_be_about(row, checkout) or state_of(row) in CLOSED or _is_recorded(call, row):
             continue
         if is_of_session(call, row, notes) and 0 < len(id_of(row)) <= MAX_ID:
             found.append(row)
@@ -186,16 +187,6 @@ def _is_unlikely(checkout):
     """Return whether a request was most likely not submitted: the server answered with a fault, or
     another request was submitted in its place."""
     return bool(checkout.get('refused') or checkout.get('resubmitted'))
-
-
-def _may_be_of(row, checkout):
-    """Return whether a row of open requests may be of this check-out. Only a column with
-    another value excludes it, because servers omit columns."""
-    for name, value in (('SystemName', checkout['system']), ('AccountName', checkout['account'])):
-        found = column(row, name).strip()
-        if found and not same_name(found, value.strip()):
-            return False
-    return state_of(row) not in CLOSED
 
 
 def _is_recorded(call, row):
@@ -271,7 +262,7 @@ def _reason_against(call, checkout):
     try:
         while state in OPEN or not state:
             pause(min(request['poll_interval'], end.left()))
-            row = call.client().get_pwd_request(checkout['request']) or {}
+            row = _row_of(call, checkout)
             state = state_of(row, 'RequestStatus')
             if state in ACTIVE:
                 return None
@@ -395,9 +386,18 @@ def _skip_second_reset(call, checkout, row):
 
 def _closed_row(call, checkout):
     """Return the row of a request that is certainly closed, or None."""
-    row = call.client().get_pwd_request(checkout['request']) or {}
+    row = _row_of(call, checkout)
     if state_of(row, 'RequestStatus') not in CLOSED:
         return None
+    return row
+
+
+def _row_of(call, checkout):
+    """Return the row of a request, {} if the server lists none. Raises TpamError."""
+    row = call.client().get_pwd_request(checkout['request']) or {}
+    if not may_be_about(row, checkout):
+        raise TpamError(u'No usable answer', server=call.client().server,
+                        reason=u'a row about a request other than the one asked for')
     return row
 
 

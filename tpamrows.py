@@ -41,6 +41,16 @@ def same(row, **columns):
     return all(same_name(column(row, name), value) for name, value in columns.items())
 
 
+def may_be_about(row, checkout):
+    """Return whether a row may be about the account of a check-out. Only a column with another
+    value excludes it, because servers omit columns."""
+    for name, value in (('SystemName', checkout['system']), ('AccountName', checkout['account'])):
+        found = column(row, name).strip()
+        if found and not same_name(found, value.strip()):
+            return False
+    return True
+
+
 def id_of(row):
     """Return the id of a request (text), u'' if the row has none. Servers pad it."""
     return column(row, 'RequestID').strip()

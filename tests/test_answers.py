@@ -44,6 +44,18 @@ def test_a_request_is_not_approved_by_the_row_of_another(quick, row):  # noqa: F
     assert quick.tpam.active() == []
 
 
+@pytest.mark.parametrize('other', [{'SystemName': 'DB01'}, {'AccountName': 'oracle'}])
+def test_a_request_is_not_approved_by_a_row_about_another_account(quick, other):  # noqa: F811
+    approvers(quick)
+    gives_password(quick)
+    row = {'RequestID': '1001', 'RequestStatus': ACTIVE, 'SystemName': 'WEB01', 'AccountName': 'root'}
+    answers(quick, 'GetPwdRequest', dict(row, **other))
+    result = session(quick, tpam=BY_REQUEST).call('get_password_list')
+    assert result.credentials is None
+    assert NO_USABLE_ANSWER in result.raised['message']
+    assert quick.tpam.active() == []
+
+
 @pytest.mark.parametrize('number', ['1001', 1001])
 def test_a_request_is_approved_by_its_own_row(quick, number):  # noqa: F811
     approvers(quick)
