@@ -16,6 +16,7 @@ from tpamrows import (ACTIVE, CLOSED, OPEN, active_requests, each, id_of, is_for
 NOT_BEGUN = (u'-32700', u'-32600', u'-32601', u'-32602')  # XML-RPC: faults of the call itself
 MAX_FOUND = 20    # requests of one session for one account: it never submits more than two
 MANY_ROWS = 1000  # by default a server lists 25, and this session's request may not be among them
+_UNKNOWN = u'It is unknown whether a request was submitted; look for its notes on the server'
 
 
 # ---- a request, from submission to approval ------------------------------------------------------
@@ -184,8 +185,7 @@ def _find(call, checkout):
 
 
 def _is_unlikely(checkout):
-    """Return whether a request was most likely not submitted: the server answered with a fault, or
-    another request was submitted in its place."""
+    """Return whether there is most likely no request: after a fault, or if it was replaced."""
     return bool(checkout.get('refused') or checkout.get('resubmitted'))
 
 
@@ -205,9 +205,8 @@ def _check_look_up(call, checkout, unclear):
     if unclear:
         reason = u'the server lists a request without its id or without its complete notes'
     if reason is not None:
-        raise TpamOutcomeUnknown(
-            u'It is unknown whether a request was submitted; look for its notes on the server',
-            notes=notes_of(call, _user_of(call, checkout)), reason=reason)
+        raise TpamOutcomeUnknown(_UNKNOWN, notes=notes_of(call, _user_of(call, checkout)),
+                                 reason=reason)
 
 
 def _user_of(call, checkout):
@@ -231,7 +230,7 @@ def _own_active_request(call, system, account, refusal):
     if not rows:
         raise TpamRefused(u'the account is released to a request for another gateway user')
     request = id_of(rows[0])
-    if is_of_session(call, rows[0], last_notes(call)):
+    if is_of_session(call, rows[0], last_notes(call)) and not _is_recorded(call, rows[0]):
         call.check_out('Cancel', system, account, request)
     return request
 
@@ -324,16 +323,16 @@ def _settle(call, checkout):
         call.log('error', u'Check-in failed; do it by hand unless a later line says it is done',
                  command=checkout['command'], **dict(about(checkout), reason=reason))
         return
-    call.forget(checkout)
+    if done is not None:
+        call.forget(checkout)
     if done:
         call.state['returned'] += 1
 
 
 def _cancel(call, checkout):
-    """Cancel a request, and return whether it is closed now: False if there was none."""
+    """Cancel a request. Return True if it is closed, False if there is none, None to look again."""
     if checkout['request'] is None and not _find(call, checkout):
-        _give_up_search(call, checkout)
-        return False
+        return _give_up_search(call, checkout)
     if checkout.get('tried') and _closed_row(call, checkout):
         call.log('info', u'The request was already closed', **about(checkout))
         return True
@@ -355,20 +354,21 @@ def _cancel(call, checkout):
 
 
 def _give_up_search(call, checkout):
-    """Log that a request was not found. Raises TpamOutcomeUnknown in the hook that submitted it,
-    because the server may still be carrying out the call."""
+    """Log in the last hook that a request was not found; until then the server may still carry out
+    the call. Raises TpamOutcomeUnknown in the hook that submitted it."""
     notes = notes_of(call, _user_of(call, checkout))
     if not call.is_known(checkout):
-        raise TpamOutcomeUnknown(
-            u'It is unknown whether a request was submitted; look for its notes on the server',
-            notes=notes)
+        raise TpamOutcomeUnknown(_UNKNOWN, notes=notes)
+    if call.state['hooks'][-1] != u'session_ended':
+        return None
     if _is_unlikely(checkout):
         call.log('info', u'The submission of the request was not carried out', notes=notes,
                  **about(checkout))
-        return
+        return False
     call.state['unknown'] += 1
     call.log('warning', u'It was unknown whether a request was submitted, and no request was '
                         u'found; look for its notes on the server', notes=notes, **about(checkout))
+    return False
 
 
 def _skip_second_reset(call, checkout, row):

@@ -86,10 +86,11 @@ def may_be_altered(call, row, notes, is_unlikely):
     altered. is_unlikely: there is most likely no such request, so that only cut notes count."""
     if not is_unlikely:
         return not _is_of_another_session(call, row)
-    found = folded(column(row, 'RequestNotes')[:_MAX_NOTES].strip())
-    if row.get('RequestNotes') is not None and not found:
-        return False
-    return folded(notes).startswith(found)
+    if row.get('RequestNotes') is None:
+        return True
+    found = _letters(folded(column(row, 'RequestNotes')[:_MAX_NOTES]))
+    ours = _letters(folded(notes))
+    return found != u'' and (ours.startswith(found) or found.endswith(ours))
 
 
 def is_for_gateway_user(call, row):

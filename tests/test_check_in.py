@@ -1056,6 +1056,36 @@ def test_a_request_that_is_added_after_its_fault_is_checked_in(quick):
     assert quick.tpam.active() == []
 
 
+def test_a_request_that_is_added_after_the_login_is_checked_in_at_the_end(quick):
+    work = quick.tpam.do_AddPwdRequest
+    added = []
+
+    def add_pwd_request(user, options):
+        added.append((user, dict(options)))
+        if len(added) == 1:
+            raise Fault(-32500, 'the back end did not answer in time')
+        return work(user, options)
+    quick.tpam.do_AddPwdRequest = add_pwd_request
+    played = session(quick, tpam=BY_REQUEST, check_in_trigger={'default': 'authentication-completed'})
+    assert played.call('get_private_key_list').credentials == []
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    played.call('authentication_completed')
+    work(*added[0])
+    assert check_in(played.call('session_ended')) == 'done'
+    assert quick.tpam.active() == []
+
+
+@pytest.mark.parametrize('notes', [
+    'jdoe,SPS,request,\n session-1', 'jdoe, SPS, request, session-1', '[sps] jdoe,SPS,request,session-1',
+    'jdoe,SPS,req...'])
+def test_after_a_fault_a_request_with_altered_notes_is_not_passed_over_in_silence(quick, notes):
+    fails_after(quick, 'AddPwdRequest', MAIL)
+    lists_so(quick, lambda row: row.update(RequestNotes=notes))
+    played = session(quick, tpam=BY_REQUEST)
+    assert played.call('get_password_list').credentials == []
+    assert errors(played.call('session_ended'), 'It is unknown whether a request was submitted')
+
+
 @pytest.mark.parametrize('notes', ['by hand', '', 'jdoe,SPS,request,session-10'])
 def test_after_a_fault_the_open_request_of_somebody_else_is_not_in_the_way(quick, notes):
     filed(quick, PENDING).options['RequestNotes'] = notes
