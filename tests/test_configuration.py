@@ -290,7 +290,8 @@ WRONG = [
     ('logging', 'log_level', ['trace', '10'], ONE_OF + 'debug, info, warning, error, critical'),
     ('tls', 'ca_cert', ['/etc/ssl/ca.pem', 'MIIC', CA.replace('-----END', '----END')], NO_PEM % 'CERTIFICATE'),
     ('tls', 'ca_cert', [KEY, CLIENT, CA + KEY], 'contains a block "PRIVATE KEY"; it ' + NO_PEM % 'CERTIFICATE'),
-    ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'PUBLIC KEY')], 'contains a block "PUBLIC KEY"; it ' + NO_PEM % 'CERTIFICATE'),
+    ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'PUBLIC KEY')],
+     'contains a block "PUBLIC KEY"; it ' + NO_PEM % 'CERTIFICATE'),
     ('tls', 'ca_cert', [CA + CA.replace('CERTIFICATE', 'X509 CRL')], NO_PEM % 'CERTIFICATE'),
     ('tls', 'ca_cert', [CA.replace('CERTIFICATE', 'X509 CERTIFICATE')],
      'contains a block "X509 CERTIFICATE"; it ' + NO_PEM % 'CERTIFICATE'),
@@ -566,8 +567,8 @@ def test_a_name_that_begins_like_a_comment_is_an_option():
 
 
 HIDDEN = 'is followed by another option that is indented by mistake'
-ONLY_PEM = ('contains text outside of the lines from BEGIN to END: paste only these lines, and write each option in the '
-            'first column')
+ONLY_PEM = ('contains text outside of the lines from BEGIN to END: paste only these lines, and write each option in '
+            'the first column')
 
 
 @pytest.mark.parametrize('rest, words', [
