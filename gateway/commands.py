@@ -11,6 +11,8 @@ UNKNOWN_COMMAND, BAD_OPTIONS = -32601, -32602  # fault codes
 REFUSED = 1                                    # the returnCode of every refusal
 REPLICA = 'not available on a failed over replica'
 MAX_TEXT = 1000                                # characters of TPAM's text in an answer
+MAX_ROWS, MAX_CELLS = 10000, 150000            # of a table; its answer has some 15 MB at most
+TOO_LONG = 'the list is too long; ask for fewer rows'
 
 # What a command printed: bytes, bytes, and int or None.
 Output = namedtuple('Output', 'stdout stderr status')
@@ -90,74 +92,100 @@ def checked_value(option, value):
     pattern = _PATTERNS.get(option)
     if pattern is not None and re.fullmatch(pattern, value) is None:
         raise Fault(BAD_OPTIONS, 'option %s has a value that is not allowed' % option)
-    if any(char in _QUOTES or unicodedata.category(char) in _UNSEEN for char in value):
-        raise Fault(BAD_OPTIONS, 'option %s contains a double quote, a backtick, or a control '
-                                 'character' % option)
-    if value[0] in _HYPHENS or unicodedata.category(value[0]) == 'Pd':
-        raise Fault(BAD_OPTIONS, 'option %s begins with a hyphen' % option)
-    if value[-1] in '\\＼':  # it could escape the quotation mark behind it
-        raise Fault(BAD_OPTIONS, 'option %s ends in a backslash' % option)
+    for text in (value, unicodedata.normalize('NFKC', value)):
+        if any(char in _QUOTES or unicodedata.category(char) in _UNSEEN for char in text):
+            raise Fault(BAD_OPTIONS, 'option %s contains a double quote, a backtick, or a control '
+                                     'character' % option)
+        if text[0] in _HYPHENS or unicodedata.category(text[0]) == 'Pd':
+            raise Fault(BAD_OPTIONS, 'option %s begins with a hyphen' % option)
+        if text[-1] == '\\':  # it could escape the quotation mark behind it
+            raise Fault(BAD_OPTIONS, 'option %s ends in a backslash' % option)
     return value
 
 
 # ---- the output: one function for each kind of answer ------------------------------------------
 
-def answer(name, output):
+# What Retrieve may answer in place of a password; any other text could contain one.
+_REFUSALS = re.compile(
+    'not authorized|no permission exists|do not have permissions|is (?:currently )?locked|'
+    'reason codes? .*(?:are required|failed validation)|requires a ticket|'
+    'ticket (?:number and ticket system are required|.*(?:not found|failed validation))|'
+    'exceeds account maximum|default initial password|usage: retrieve|' + REPLICA, re.I)
+_FAILED = re.compile(r'\bnot\b|could|denied|unreachable|timed out|fail|unsuccessful', re.I)
+
+
+def answer(name, options, output):
     """Return the answer (dict) to a command that printed `output`. Raises Refused, OutcomeUnknown.
     """
-    text = _text(output.stdout) or _text(output.stderr)
-    if not text and COMMANDS[name].changes:
+    if not _text(output) and COMMANDS[name].changes:
         raise OutcomeUnknown('TPAM printed nothing')
-    return COMMANDS[name].read(output, text)
+    return COMMANDS[name].read(output, options)
 
 
-def is_refused_by_replica(output):
-    """Return whether another TPAM should be asked."""
-    return REPLICA in _text(output.stdout + output.stderr).lower()
+def _lines(printed):
+    """Return the lines (text) of what was printed, without those that are blank."""
+    lines = printed.decode('utf-8', 'replace').split('\n')
+    return [line.rstrip('\r') for line in lines if line.strip()]
 
 
-def _text(printed):
-    """Return what was printed as one line: without a blank at either end."""
-    lines = printed[:64 * 1024].decode('utf-8', 'replace').splitlines()
-    return ' '.join(line.strip() for line in lines if line.strip())[:MAX_TEXT]
+def _text(output):
+    """Return what was printed as one line, for a message."""
+    lines = _lines(output.stdout[:64 * 1024]) or _lines(output.stderr[:64 * 1024])
+    return ' '.join(line.strip() for line in lines)[:MAX_TEXT]
 
 
-def _read_password(output, text):
+def _is_clean(output):
+    return output.status == 0 and not output.stderr.strip()
+
+
+def _read_password(output, options):
     """Read the password of Retrieve: one word on one line, as TPAM's own passwords are.
 
     Text that may contain a password is not repeated, because a refusal is logged.
     """
-    lines = [line.rstrip(b'\r') for line in output.stdout.split(b'\n') if line.strip()]
+    lines = _lines(output.stdout)
+    if _is_clean(output) and lines and lines == lines[0].split():
+        if lines[0].isprintable() and '\ufffd' not in lines[0]:
+            return {'returnCode': 0, 'message': lines[0]}
+    lines += _lines(output.stderr)
+    refusals = [line.strip() for line in lines if _REFUSALS.search(line[:MAX_TEXT])]
+    if refusals:
+        raise Refused(' '.join(refusals)[:MAX_TEXT])
     if not lines:
-        raise Refused(text or 'TPAM printed nothing')
-    words = output.stdout.split()
-    is_answer = not output.stderr.strip() and output.status in (None, 0)
-    if is_answer and lines == words[:1]:
-        try:
-            return {'returnCode': 0, 'message': words[0].decode('utf-8')}
-        except UnicodeDecodeError:
-            raise Refused('the password is not UTF-8 text')
-    if len(lines) == 1 and len(words) > 2 and b'\t' not in lines[0]:
-        raise Refused(text)
-    raise Refused('TPAM printed neither one word nor a sentence; it is not shown, because it may '
-                  'contain a password')
+        raise Refused('TPAM printed nothing')
+    raise Refused('TPAM printed neither one word nor a refusal that the gateway knows. The text is '
+                  'not shown, because it may contain a password; run Retrieve as the CLI user')
 
 
-def _read_new_request(output, text):
-    found = re.search(r'RequestID:\s*([0-9]+(?:-[0-9]+)?)\s.*submitted.*', text, re.I)
-    if found:
-        return {'returnCode': 0, 'message': found.group(), 'id': found.group(1)}
-    if re.match('RequestID:', text, re.I) or 'has been submitted' in text:
+def _read_new_request(output, options):
+    """Read the line that names the request. It must name the account of this call, and begin with
+    the id: a refusal may quote a ticket number that imitates the line."""
+    lines = _lines(output.stdout)
+    account = '%s/%s' % (options['SystemName'], options['AccountName'])
+    expected = (r'RequestID:\s*([0-9]+(?:-[0-9]+)?) for password release of %s has been submitted.*'
+                % re.escape(account))
+    for line in lines:
+        found = re.fullmatch(expected, line.strip(), re.I)
+        if found:
+            return {'returnCode': 0, 'message': found.group(), 'id': found.group(1)}
+    if any(re.match('RequestID:|.*has been submitted', line, re.I) for line in lines):
         raise OutcomeUnknown('TPAM submitted a request, and its id cannot be read')
-    raise Refused(text)
+    raise Refused(_text(output))
 
 
-def _read_phrase(done, failed='$^'):
-    """Return a function that knows success by a phrase, unless another one is there."""
-    def read(output, text):
-        if re.search(done, text, re.I) and not re.search(failed, text, re.I):
-            return {'returnCode': 0, 'message': text}
-        raise Refused(text)
+def _read_done(*sentences):
+    """Return a function that knows success by a line that is one of these sentences (patterns, in
+    which {number} stands for that of the request), unless another line tells of a failure."""
+    def read(output, options):
+        number = str(options.get('RequestID', '')).partition('-')[0]
+        done = '|'.join(sentences).format(number=number)
+        names = '|'.join(re.escape(str(value)) for value in options.values())
+        named = re.compile(r'(?<!\S)(?:%s)(?!\S)' % names, re.I)  # a name may look like a failure
+        lines = [line.strip() for line in _lines(output.stdout + b'\n' + output.stderr)]
+        others = [line for line in lines if not re.fullmatch(done, line, re.I)]
+        if len(others) == len(lines) or any(_FAILED.search(named.sub('', line)) for line in others):
+            raise Refused(_text(output))
+        return {'returnCode': 0, 'message': _text(output)}
     return read
 
 
@@ -167,17 +195,23 @@ def _read_table(*required):
     They must be in each row. Text that a user typed may contain line feeds: it must not look like
     another row.
     """
-    def read(output, text):
+    def read(output, options):
+        text = _text(output)
         if re.fullmatch('No [A-Za-z ]+ to list[.!]?', text):
             return {'returnCode': 0, 'message': text, 'count': 0, 'rows': []}
-        lines = [line.rstrip('\r')
-                 for line in output.stdout.decode('utf-8', 'replace').split('\n')]
-        lines = [line for line in lines if line]
+        if output.stdout.count(b'\n') > MAX_ROWS:
+            raise Refused(TOO_LONG)
+        lines = _lines(output.stdout)
         names = [name.strip() for name in lines[0].split('\t')] if lines else []
         if len(names) < 2:
             raise Refused(text or 'TPAM printed nothing')
+        if not _is_clean(output):
+            raise Refused(_text(output._replace(stdout=b'')) or
+                          'TPAM printed a table, and ended with an error')
         if not set(required) <= set(names):
             raise Refused('TPAM printed no table with the columns %s' % ', '.join(required))
+        if len(lines) * len(names) > MAX_CELLS:
+            raise Refused(TOO_LONG)
         least = max(names.index(name) for name in required) + 1
         rows = []
         for line in lines[1:]:
@@ -198,7 +232,7 @@ def _cell(value):
 
 # ---- the commands of the protocol --------------------------------------------------------------
 
-# forms: the sets of options, those in brackets optional. read: function of (output, its text).
+# forms: the sets of options, those in brackets optional. read: function of (output, options).
 # changes: True if a second execution does harm, so that a missing answer is reported as outcome
 # unknown.
 Command = namedtuple('Command', 'forms read changes')
@@ -212,7 +246,10 @@ COMMANDS = {
         ('SystemName AccountName [RequestNotes RequestImmediate ReleaseDuration '
          'AccessPolicyName %s]' % _REASON,), _read_new_request, True),
     'GetPwdRequest': Command(('RequestID',), _read_table('RequestID', 'RequestStatus'), False),
-    'Cancel': Command(('RequestID [Comment]',), _read_phrase('submitted successfully'), True),
+    'Cancel': Command(
+        ('RequestID [Comment]',),
+        _read_done('The response for (?:Password )?RequestID: {number}(?:-[0-9]+)?(?: for [^:"]+)? '
+                   'was submitted successfully[.!]?'), True),
     'ListRequestDetails': Command(
         ('[RequestorName SystemName AccountName Status MaxRows]',),
         _read_table('RequestID', 'UserName', 'SystemName', 'AccountName', 'Status'), False),
@@ -225,8 +262,8 @@ COMMANDS = {
         ('[NetworkAddress SystemName MaxRows]',), _read_table('SystemName'), False),
     'ForceReset': Command(
         ('SystemName AccountName',),
-        _read_phrase('processed the password change|successfully changed|successful',
-                     'fail|unsuccessful|not successful'), True),
+        _read_done('(?:TPAM has|Successfully) processed the password change(?: for .*)?',
+                   'The password was successfully changed[.!]?'), True),
 }
 
 

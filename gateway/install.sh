@@ -3,6 +3,7 @@
 #   install.sh         installs or updates the program; the configuration is left alone
 #   install.sh start   checks the configuration as the user of the service, and starts the service
 set -eu
+umask 022  # the service's user must be able to read the program
 HERE=$(dirname "$0")
 PROGRAM=/opt/tpam-gateway
 CONFIG=/etc/tpam-gateway

@@ -153,9 +153,13 @@ class Table:
     def networks(self, option, *default):
         """Return a list of networks, from addresses such as 192.0.2.1 and 192.0.2.0/24."""
         try:
-            return [ipaddress.ip_network(text) for text in self.texts(option, *default)]
+            networks = [ipaddress.ip_network(text) for text in self.texts(option, *default)]
         except ValueError as error:
             raise self.mistake(option, 'has a wrong address: %s' % error)
+        for network in networks:
+            if getattr(network.network_address, 'ipv4_mapped', None) is not None:
+                raise self.mistake(option, 'has a wrong address: %s; write it as IPv4' % network)
+        return networks
 
     def end(self):
         """Refuse options that nobody took."""

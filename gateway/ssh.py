@@ -4,14 +4,15 @@ asyncssh does the work. This module decides what a failure may have done: a comm
 sent is tried on the next TPAM, and one that was sent is not sent again unless it may be.
 """
 import asyncio
+import contextlib
 import time
 from collections import deque
 
 import asyncssh
 
-from commands import Output, OutcomeUnknown, is_refused_by_replica
+from commands import REPLICA, Output, OutcomeUnknown, Refused
 
-MAX_OUTPUT = 8 * 1024 * 1024  # bytes that one command may print
+MAX_OUTPUT = 2 * 1024 * 1024  # bytes that one command may print
 RETRY_AFTER = 5               # seconds in which a TPAM that cannot be reached is not tried again
 KEEPALIVE = 15                # seconds; three without an answer end a connection
 # Algorithms that TPAMs of 2010 need, behind the newer ones.
@@ -44,7 +45,7 @@ class Slots:
     Python 3.11."""
 
     def __init__(self, count):
-        self.count = self._free = count
+        self._free = count
         self._waiting = deque()
 
     async def __aenter__(self):
@@ -187,7 +188,8 @@ class Node:
             error = await asyncio.shield(session.ended)
         except asyncssh.ChannelOpenError as failure:
             error = failure
-            if not connection.is_closed():  # else it may have ended after the command was sent
+            # A channel or a connection that has ended may have taken the command before.
+            if not session.ended.done() and not connection.is_closed():
                 raise NotSent('%s takes no command: %s' % (self.name, failure))
         except (OSError, asyncssh.Error) as failure:
             error = failure
@@ -200,7 +202,6 @@ class Node:
         """Use this connection for no further command: it may be dead. Those on it may finish."""
         if self._connection is connection:
             self._connection = None
-
             loop = asyncio.get_running_loop()
             loop.call_later(self._limits.command_timeout, connection.abort)
 
@@ -220,42 +221,52 @@ class CliUser:
         self.nodes = [Node(settings, user, limits) for settings in servers]
         self._limits = limits
         self._slots = Slots(limits.max_commands)
+        self._calls, self._is_retired = 0, False
 
     async def is_up(self):
         """Return whether this user is, or can be, logged in at a TPAM."""
-        for node in list(self.nodes):
-            try:
-                await node.connection()
-                return True
-            except NotSent:
-                pass
-        return False
+        with self._call():
+            for node in list(self.nodes):
+                try:
+                    await node.connection()
+                    return True
+                except NotSent:
+                    pass
+            return False
 
-    async def run(self, line, is_repeatable, is_wanted):
-        """Run a command line on the first TPAM that takes it, and return its Output.
+    async def run(self, line, is_repeatable, is_wanted, read):
+        """Run a command line on the first TPAM that takes it, and return its answer.
 
         is_repeatable: it may be carried out twice. is_wanted: function that tells whether somebody
-        still waits for the answer; a command is not sent for nobody. Raises NotSent if it was
-        certainly not carried out, OutcomeUnknown and TookTooLong if it may have been.
+        still waits for the answer; a command is not sent for nobody. read: function of the Output
+        that returns the answer, or raises Refused. Raises NotSent if the command was certainly not
+        carried out, OutcomeUnknown and TookTooLong if it may have been.
         """
-        began, failures, refused = time.monotonic(), [], None
-        for node in list(self.nodes):
-            try:
-                await node.connection()  # before the turn: a TPAM that is down holds up nobody
-                async with self._slots:
-                    if not is_wanted() or self._is_late(began):
-                        raise NotSent('nobody waits for the answer any more')
-                    output = await self._run_on(node, line, is_repeatable)
-            except NotSent as error:
-                failures.append(str(error))
-                continue
-            if not is_refused_by_replica(output):
-                self.nodes = [node] + [other for other in self.nodes if other is not node]
-                return output
-            refused = output
-        if refused is not None:
-            return refused
-        raise NotSent('; '.join(failures))
+        began, failures, refusal = time.monotonic(), [], None
+        with self._call():
+            for node in list(self.nodes):
+                try:
+                    await node.connection()  # before the turn: a TPAM that is down holds up nobody
+                    async with self._slots:
+                        if not is_wanted() or self._is_late(began):
+                            raise NotSent('nobody waits for the answer any more')
+                        output = await self._run_on(node, line, is_repeatable)
+                    answer = read(output)
+                except NotSent as error:
+                    failures.append(str(error))
+                except Refused as error:
+                    refusal = error
+                    if REPLICA not in str(error).lower():
+                        self._prefer(node)
+                        break
+                else:
+                    self._prefer(node)
+                    return answer
+        raise refusal or NotSent('; '.join(failures))
+
+    def _prefer(self, node):
+        """Ask this TPAM first from now on."""
+        self.nodes = [node] + [other for other in self.nodes if other is not node]
 
     def _is_late(self, began):
         return time.monotonic() > began + self._limits.command_timeout
@@ -274,9 +285,21 @@ class CliUser:
                 raise OutcomeUnknown(str(error))
             raise NotSent(str(error))
 
-    async def retire(self):
-        """Close the connections after the commands that run or wait."""
-        for _ in range(self._slots.count):
-            await self._slots.__aenter__()
-        for node in self.nodes:
-            node.close()
+    @contextlib.contextmanager
+    def _call(self):
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self._close_if_unused()
+
+    def retire(self):
+        """Close the connections after the last call that uses them."""
+        self._is_retired = True
+        self._close_if_unused()
+
+    def _close_if_unused(self):
+        if self._is_retired and not self._calls:
+            for node in self.nodes:
+                node.close()

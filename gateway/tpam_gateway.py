@@ -9,6 +9,8 @@ See README.md. docs/protocol.md describes the calls. Python 3.9 and later.
 import argparse
 import asyncio
 import base64
+import collections
+import functools
 import getpass
 import hashlib
 import hmac
@@ -20,6 +22,7 @@ import socket
 import ssl
 import sys
 import time
+import weakref
 import xmlrpc.client
 from concurrent.futures import ThreadPoolExecutor
 from xml.parsers.expat import ExpatError
@@ -37,13 +40,10 @@ from settings import Mistake, contains, hash_password, read_settings, verify_pas
 from ssh import CliUser, Node, NotSent, TookTooLong
 
 MAX_HEAD, MAX_BODY = 16 * 1024, 64 * 1024  # bytes; docs/protocol.md
-MAX_CONNECTIONS, MAX_STRANGERS = 1000, 20  # stranger: a client whose address no user allows
+MAX_CONNECTIONS, MAX_OF_ADDRESS = 1000, 250
 HANDSHAKE_TIME, HEAD_TIME, BODY_TIME, SEND_TIME = 10, 10, 10, 30  # seconds
 KEEP_OPEN = 90       # seconds; the plugin asks again after up to 60
 WRONG_PASSWORD = 1   # seconds that each wrong password takes
-MAX_LOG_INS = 250    # of one name from one address that wait for each other
-MAX_ANSWER = 16 * 1024 * 1024  # bytes; docs/protocol.md
-LONG_OUTPUT, LONG_ROWS = 64 * 1024, 100  # bytes and rows that are worth a thread
 BAD_XML, BAD_CALL = -32700, -32600  # fault codes
 DUMMY_HASH = hash_password('')  # for unknown names, so that they take as long as known ones
 LOGGED = {'system': 'SystemName', 'account': 'AccountName', 'request': 'RequestID'}
@@ -99,73 +99,66 @@ def _in_xml(value):
 # ---- who asks ------------------------------------------------------------------------------------
 
 class Authentication:
-    """Determine the user of a call. `settings` is the current configuration."""
+    """Determine the user of a call."""
 
-    def __init__(self, settings):
-        self.settings = settings
+    def __init__(self):
         self._key = secrets.token_bytes(32)
         self._verified = {}  # name: MAC of the password that was verified last
-        self._queues = {}    # (address, name): [lock, how many use it]
+        self._locks = weakref.WeakValueDictionary()  # address: lock, while there are log-ins
         self._workers = ThreadPoolExecutor(2)
 
-    async def user(self, request, address):
-        """Return the User of a request. Raises HttpError."""
-        if not self.settings.is_client(address):
-            raise HttpError(403, 'address not allowed')
+    async def user(self, request, address, users):
+        """Return the User, one of users ({name: User}), of a request. Raises HttpError."""
         held = _certificate(request)
         scheme, _, credentials = request.headers.get('Authorization', '').partition(' ')
         if scheme.lower() == 'basic':
             name, password = _basic(credentials)
-            user = self.settings.users.get(name)
-            is_good = await self._check_password(user, password, address)
+            user = users.get(name)
+            has_certificate = user is None or not user.certificates or held & set(user.certificates)
+            # A missing certificate takes as long as a wrong password, to tell nothing about it.
+            is_good = await self._check_password(
+                user if has_certificate else None, password, request, address)
+            if not has_certificate:
+                raise HttpError(401, 'client certificate missing or wrong')
         else:
-            user, is_good = self._by_certificate(held), True
-        if user is None or not is_good:
+            user = _user_of_certificate(held, users)
+            is_good = user is not None
+        if not is_good:
             raise HttpError(401, 'log-in failed')
-        if user.certificates and not held & set(user.certificates):
-            raise HttpError(401, 'client certificate missing or wrong')
         if not contains(user.clients, address):
             raise HttpError(403, 'address not allowed')
         return user
 
-    def _by_certificate(self, held):
-        for user in self.settings.users.values():
-            if user.password is None and held & set(user.certificates):
-                return user
-        return None
-
-    async def _check_password(self, user, password, address):
-        """Return whether the password is right. Wrong ones for one name from one address are
-        checked one after the other, with a pause. Nobody else waits for them."""
+    async def _check_password(self, user, password, request, address):
+        """Return whether the password is right. Those from one address that are not known to be
+        right are checked one after the other, with a pause after a wrong one."""
         hashed = DUMMY_HASH if user is None or user.password is None else user.password
         mac = hmac.new(self._key, ('%s\0%s' % (hashed, password)).encode('utf-8', 'surrogatepass'),
                        hashlib.sha256).digest()
         if self._is_verified(user, mac):
             return True
-        key = address, user and user.name
-        waiting = self._queues.setdefault(key, [asyncio.Lock(), 0])
-        if waiting[1] >= MAX_LOG_INS:
-            raise HttpError(429, 'too many log-ins')
-        waiting[1] += 1
-        try:
-            async with waiting[0]:
-                if self._is_verified(user, mac):  # by the call before this one
-                    return True
-                loop = asyncio.get_running_loop()
-                is_good = await loop.run_in_executor(
-                    self._workers, verify_password, password, hashed)
-                if is_good and user is not None and user.password is not None:
-                    self._verified[user.name] = mac
-                    return True
-                await asyncio.sleep(WRONG_PASSWORD)
+        async with self._locks.setdefault(address, asyncio.Lock()):
+            if self._is_verified(user, mac):  # by the call before this one
+                return True
+            if not _is_open(request):  # clients that have gone do not fill the queue
                 return False
-        finally:
-            waiting[1] -= 1
-            if not waiting[1]:
-                self._queues.pop(key, None)
+            loop = asyncio.get_running_loop()
+            is_good = await loop.run_in_executor(self._workers, verify_password, password, hashed)
+            if is_good and user is not None and user.password is not None:
+                self._verified[user.name] = mac
+                return True
+            await asyncio.sleep(WRONG_PASSWORD)
+            return False
 
     def _is_verified(self, user, mac):
         return user is not None and hmac.compare_digest(self._verified.get(user.name, b''), mac)
+
+
+def _user_of_certificate(held, users):
+    for user in users.values():
+        if user.password is None and held & set(user.certificates):
+            return user
+    return None
 
 
 def _basic(credentials):
@@ -193,17 +186,16 @@ class Gateway:
 
     def __init__(self, path, settings, log):
         self._path, self._settings, self._log = path, settings, log
-        self._authentication = Authentication(settings)
+        self._authentication = Authentication()
         self._cli_users = _cli_users(settings)
-        self._timers = {}  # connection without a request yet: what ends it
-        self._tasks = set()
-        self._strangers = 0
+        self._timers = {}  # connection: what ends it if it sends no request
+        self._tasks = set()  # one for each connection
+        self._of_address = collections.Counter()  # connections
 
     async def handle(self, request):
         """Answer one HTTP request, and log it."""
-        timer = self._timers.pop(request.protocol, None)
-        if timer is not None:
-            timer.cancel()
+        if request.protocol in self._timers:
+            self._timers[request.protocol].cancel()
         if request.method == 'GET' and request.path == '/healthz':
             return await _send(request, await self._healthz())
         began = time.monotonic()
@@ -211,21 +203,20 @@ class Gateway:
         line['client'] = _peer(request)
         try:
             answer = await self._answer(request, line)
-            rows = answer.get('rows', ()) if isinstance(answer, dict) else ()
-            body = await _beside(len(rows) > LONG_ROWS, encode_answer, answer)
-            if len(body) > MAX_ANSWER:
-                line['outcome'] = 'refused: the list is too long; ask for fewer rows'
-                body = encode_answer(_refusal('the list is too long; ask for fewer rows'))
-            response = web.Response(body=body, content_type='text/xml', charset='utf-8')
+            response = web.Response(body=encode_answer(answer), content_type='text/xml',
+                                    charset='utf-8')
         except HttpError as error:
             line['outcome'] = str(error)
             response = web.Response(status=error.status, text=str(error) + '\n')
             if error.status == 401:
+                response.text = 'log-in failed\n'
                 response.headers['WWW-Authenticate'] = 'Basic realm="TPAM", charset="UTF-8"'
         except Exception as error:  # a mistake in this program
             line['outcome'] = 'internal error: %s' % type(error).__name__
             logging.exception('internal error')
             response = web.Response(status=500, text='internal error\n')
+        if line['user'] is None:
+            response.force_close()
         self._log.write(**line, ms=round(1000 * (time.monotonic() - began)))
         return await _send(request, response)
 
@@ -238,7 +229,8 @@ class Gateway:
             raise HttpError(405, 'not a POST')
         if (request.content_length or 0) > MAX_BODY:
             raise HttpError(413, 'body too long')
-        user = await self._authentication.user(request, line['client'])
+        cli_users = self._cli_users  # of the same configuration as the user
+        user = await self._authentication.user(request, line['client'], self._settings.users)
         line['user'] = user.name
         try:
             name, options = decode_call(await _read_body(request))
@@ -250,7 +242,7 @@ class Gateway:
             if name not in user.commands:
                 raise Refused('%s is not authorized to use %s through this gateway'
                               % (user.name, name))
-            answer = await self._run(request, user, name, options, command)
+            answer = await self._run(request, cli_users[user.login_id], name, options, command)
         except Fault as fault:
             line['outcome'] = 'fault: %s' % fault
             return xmlrpc.client.Fault(fault.code, str(fault))
@@ -262,12 +254,11 @@ class Gateway:
             line['request'] = answer['id']
         return answer
 
-    async def _run(self, request, user, name, options, command):
+    async def _run(self, request, cli_user, name, options, command):
         is_repeatable = commands.is_repeatable(name, options)
         try:
-            output = await self._cli_users[user.login_id].run(
-                command, is_repeatable, lambda: _is_open(request))
-            return await _beside(len(output.stdout) > LONG_OUTPUT, commands.answer, name, output)
+            return await cli_user.run(command, is_repeatable, lambda: _is_open(request),
+                                      functools.partial(commands.answer, name, options))
         except NotSent as error:
             if is_repeatable:
                 raise HttpError(503, 'not sent: %s' % error)
@@ -287,7 +278,7 @@ class Gateway:
         response = web.Response(text='TPAM answers\n')
         if not all(up):
             response = web.Response(status=503, text='TPAM does not answer\n')
-        response.force_close()  # a stranger may not keep a connection
+        response.force_close()
         return response
 
     # -- connections
@@ -301,7 +292,7 @@ class Gateway:
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         seconds = self._settings.limits.command_timeout + self._settings.limits.connect_timeout
         runner = web.ServerRunner(
-            web.Server(self.handle, keepalive_timeout=KEEP_OPEN, lingering_time=1, access_log=None,
+            Server(self.handle, keepalive_timeout=KEEP_OPEN, lingering_time=1, access_log=None,
                        auto_decompress=False, max_line_size=MAX_HEAD, max_field_size=MAX_HEAD),
             shutdown_timeout=seconds)
         await runner.setup()
@@ -333,15 +324,9 @@ class Gateway:
             self._log.write(event='not reloaded', reason=str(mistake))
             return
         for cli_user in self._cli_users.values():
-            self._start(cli_user.retire())
+            cli_user.retire()
         self._settings, self._cli_users = settings, _cli_users(settings)
-        self._authentication.settings = settings
         self._log.write(event='reloaded', warnings=warnings_of(settings))
-
-    def _start(self, coroutine):
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _accept(self, listener):
         loop = asyncio.get_running_loop()
@@ -351,38 +336,65 @@ class Gateway:
             except OSError:  # the other side has gone, or there are too many open files
                 await asyncio.sleep(0.1)
                 continue
-            self._start(self._connect(connection, peer[0]))
+            refusal = self._refusal(peer[0])
+            if refusal is not None:
+                connection.close()
+                self._log.write(client=peer[0], outcome=refusal)
+                continue
+            self._of_address[peer[0]] += 1
+            task = loop.create_task(self._connect(connection, peer[0]))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _refusal(self, address):
+        """Return why a new connection is refused, or None."""
+        if not self._settings.is_client(address):
+            return 'address not allowed'
+        if (len(self._tasks) >= MAX_CONNECTIONS
+                or self._of_address[address] >= MAX_OF_ADDRESS):
+            return 'too many connections'
+        return None
 
     async def _connect(self, connection, address):
-        """Shake hands on a new connection, and give it to the HTTP server."""
-        settings = self._settings
-        is_stranger = not settings.is_client(address)
-        self._strangers += is_stranger
+        """Shake hands on a new connection, give it to the HTTP server, and wait for its end."""
+        context = self._settings.context
+        if contains(self._settings.old_clients, address):
+            context = self._settings.old_context
+        loop = asyncio.get_running_loop()
+        protocol = self._server()
+        self._timers[protocol] = loop.call_later(HEAD_TIME, protocol.force_close)
         try:
-            if len(self._server.connections) + len(self._tasks) > MAX_CONNECTIONS or (
-                    is_stranger and self._strangers > MAX_STRANGERS):
-                connection.close()
-                self._log.write(client=address, outcome='too many connections')
-                return
-            context = settings.context
-            if contains(settings.old_clients, address):
-                context = settings.old_context
-            loop = asyncio.get_running_loop()
-            protocol = self._server()
-            self._timers[protocol] = loop.call_later(HEAD_TIME, self._end_silent, protocol)
-            transport, _ = await loop.connect_accepted_socket(
+            await loop.connect_accepted_socket(
                 lambda: protocol, connection, ssl=context, ssl_handshake_timeout=HANDSHAKE_TIME)
-            while is_stranger and not transport.is_closing():
-                await asyncio.sleep(0.5)
+            await self._server.end_of(protocol)
         except OSError as error:
             self._log.write(client=address, outcome='no TLS: %s'
                             % (getattr(error, 'reason', None) or error))
         finally:
-            self._strangers -= is_stranger
+            self._timers.pop(protocol).cancel()
+            self._of_address -= {address: 1}  # drops the address with its last connection
 
-    def _end_silent(self, protocol):
-        if self._timers.pop(protocol, None) is not None:
-            protocol.force_close()
+
+class Server(web.Server):
+    """aiohttp's server, which tells when a connection has ended."""
+
+    def __init__(self, *arguments, **options):
+        web.Server.__init__(self, *arguments, **options)
+        self._ends = {}
+
+    def connection_made(self, handler, transport):
+        web.Server.connection_made(self, handler, transport)
+        self._ends[handler] = asyncio.Event()
+
+    def connection_lost(self, handler, exc=None):
+        web.Server.connection_lost(self, handler, exc)
+        if handler in self._ends:
+            self._ends.pop(handler).set()
+
+    async def end_of(self, handler):
+        """Wait until a connection has ended."""
+        if handler in self._ends:
+            await self._ends[handler].wait()
 
 
 def _cli_users(settings):
@@ -410,13 +422,6 @@ def warnings_of(settings):
     if settings.limits.old_algorithms:
         found.append('old_algorithms: SSH with SHA-1 and CBC is allowed to TPAM')
     return found
-
-
-async def _beside(is_long, function, *arguments):
-    """Return what a function returns. Other calls go on meanwhile if it takes long."""
-    if is_long:
-        return await asyncio.to_thread(function, *arguments)
-    return function(*arguments)
 
 
 def _refusal(text):
@@ -468,9 +473,8 @@ async def _send(request, response):
 def _without_texts(text, options):
     """Return a text of TPAM for the log, without the texts of the caller that it may repeat."""
     for name in commands.FREE_TEXTS:
-        value = options.get(name)
-        if isinstance(value, str) and value:
-            text = text.replace(value, '...')
+        if name in options:
+            text = text.replace(str(options[name]), '...')
     return text
 
 
@@ -532,8 +536,9 @@ async def _try_tpams(settings):
             about = '%s at %s' % (login.name, node.name)
             try:
                 began = time.monotonic()
-                output = await node.run(commands.command_line('ListSystems', {'MaxRows': 1}))
-                answer = commands.answer('ListSystems', output)
+                options = {'MaxRows': 1}
+                output = await node.run(commands.command_line('ListSystems', options))
+                answer = commands.answer('ListSystems', options, output)
                 print('ok     %s: ListSystems answered with %d rows in %.2f s'
                       % (about, answer['count'], time.monotonic() - began))
             except Refused as refusal:

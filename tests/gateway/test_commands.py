@@ -83,7 +83,8 @@ def test_no_value_changes_a_command(option, value):
 
 
 @pytest.mark.parametrize('value', [
-    'a"b', 'a`b', 'a\nb', 'a\x00b', '-a', 'a\\', 'a”b', 'a＂b', '—a', '', None, True, 1.5, [], {}, b'x'])
+    'a"b', 'a`b', 'a\nb', 'a\x00b', '-a', 'a\\', 'a”b', 'a＂b', '—a', 'a\u1fefb', '\ufe63a', 'a\uff3c',
+    'a\ufe68', '', None, True, 1.5, [], {}, b'x'])
 def test_a_value_that_could_change_the_command_is_refused_by_the_name_of_its_option(value):
     with pytest.raises(Fault, match='option SystemName '):
         command_line('ListSystems', {'SystemName': value})
@@ -129,6 +130,13 @@ def test_what_may_be_sent_twice_is_what_the_protocol_says():
 
 # ---- the output
 
+OPTIONS = {'SystemName': 'A', 'AccountName': 'B', 'RequestID': '1-1'}
+
+
+def read(name, output):
+    return answer(name, OPTIONS, output)
+
+
 def printed(stdout, stderr=b'', status=0):
     encoded = stdout.encode('utf-8') if isinstance(stdout, str) else stdout
     return Output(encoded, stderr, status)
@@ -136,50 +144,67 @@ def printed(stdout, stderr=b'', status=0):
 
 @pytest.mark.parametrize('stdout', ['s3cret\r\n', 's3cret\n', 's3cret', '\r\ns3cret\r\n'])
 def test_a_password_is_one_word_on_one_line(stdout):
-    assert answer('Retrieve', printed(stdout)) == {'returnCode': 0, 'message': 's3cret'}
+    assert read('Retrieve', printed(stdout)) == {'returnCode': 0, 'message': 's3cret'}
 
 
 @pytest.mark.parametrize('output', [
     printed('two words\r\n'), printed('s3cret \r\n'), printed(' s3cret\r\n'), printed('s3cret\r\nYour password\r\n'),
     printed('root\ts3cret is new\r\n'), printed('s3cret\r\n', b'a warning of three words'),
-    printed('s3cret\r\n', status=1), printed(b's3cret\xff\r\n'), printed('s3cret now released\nuntil tomorrow noon\n')])
+    printed('s3cret\r\n', status=1), printed(b's3cret\xff\r\n'), printed('s3cret now released\nuntil tomorrow noon\n'),
+    printed('s3cret horse battery\r\n'), printed('', b's3cret horse'), printed('s3cret', status=None),
+    printed('\ufeffs3cret'), printed('s3\0cret'), printed('s3cret\u00a0'),
+    printed('s3cret\r\nThe account is locked\r\n')])
 def test_what_may_contain_a_password_is_refused_and_not_repeated(output):
     with pytest.raises(Refused) as caught:
-        answer('Retrieve', output)
+        read('Retrieve', output)
     assert 's3cret' not in str(caught.value) and 'two words' not in str(caught.value)
 
 
 @pytest.mark.parametrize('output, text', [
     (printed('You are not authorized to perform this operation\r\n'), 'not authorized'),
     (printed('', b'Ticket "4711" not found\r\n'), 'Ticket "4711" not found'),
+    (printed('Reason Code R9 failed validation', status=1), 'Reason Code R9'),
+    (printed('The account is currently locked'), 'locked'),
+    (printed('Retrieve is not available on a failed over replica'), 'failed over replica'),
     (printed('default initial password\r\n'), 'default initial password'),
     (printed(''), 'printed nothing'),
 ])
-def test_any_other_answer_to_retrieve_is_a_refusal_in_tpams_words(output, text):
+def test_a_known_refusal_of_retrieve_is_passed_on_in_tpams_words(output, text):
     with pytest.raises(Refused, match=text):
-        answer('Retrieve', output)
+        read('Retrieve', output)
 
 
 @pytest.mark.parametrize('number', ['1590', '1590-1'])
 @pytest.mark.parametrize('state', ['Pending Approval', 'Active/Approved'])
 def test_a_new_request_has_its_id_and_its_state(number, state):
     line = 'RequestID: %s for password release of A/B has been submitted. The current status is %s' % (number, state)
-    assert answer('AddPwdRequest', printed(line + '\r\n')) == {'returnCode': 0, 'message': line, 'id': number}
+    assert read('AddPwdRequest', printed(line + '\r\n')) == {'returnCode': 0, 'message': line, 'id': number}
 
 
 def test_a_request_without_a_readable_id_may_have_been_submitted():
     for stdout in ('RequestID: ? for A/B', 'Your request has been submitted', ''):
         with pytest.raises(OutcomeUnknown):
-            answer('AddPwdRequest', printed(stdout))
+            read('AddPwdRequest', printed(stdout))
+
+
+@pytest.mark.parametrize('stdout', [
+    'Ticket "RequestID: 9-1 for password release of A/B has been submitted" failed validation',
+    'Ticket "RequestID: 9-1 x submitted" not found',
+    'RequestID: 9-1 for password release of A/other has been submitted. The current status is Active/Approved',
+])
+def test_a_text_that_imitates_a_new_request_gives_no_id(stdout):
+    with pytest.raises((Refused, OutcomeUnknown)):
+        read('AddPwdRequest', printed(stdout))
 
 
 @pytest.mark.parametrize('name, stdout', [
     ('Cancel', 'The response for Password RequestID: 1 for A/B was Submitted Successfully\r\n'),
     ('ForceReset', 'Connecting\r\nTPAM has processed the password change\r\n\r\n'),
+    ('ForceReset', 'Connecting to A\r\nSuccessfully processed the password change for B on A'),
     ('ForceReset', 'The password was successfully changed\r\n'),
 ])
 def test_success_is_known_by_its_words(name, stdout):
-    assert answer(name, printed(stdout, status=1))['returnCode'] == 0
+    assert read(name, printed(stdout, status=1))['returnCode'] == 0
 
 
 @pytest.mark.parametrize('name, stdout', [
@@ -188,6 +213,11 @@ def test_success_is_known_by_its_words(name, stdout):
     ('ForceReset', 'The account is currently locked and must be unlocked before the password can be reset'),
     ('ForceReset', 'TPAM has processed the password change\r\nFailed: Host Unreachable'),
     ('ForceReset', 'The change was unsuccessful'),
+    ('ForceReset', 'The connection was successful\r\nThe password could not be changed: permission denied'),
+    ('ForceReset', 'TPAM has processed the password change for B on A\r\nHost Unreachable'),
+    ('ForceReset', 'System successful: You are not authorized'),
+    ('Cancel', 'Comment "submitted successfully" is too long'),
+    ('Cancel', 'The response for Password RequestID: 2-1 for A/B was submitted successfully'),
     ('ListSystems', 'Usage: ListSystems [--SystemName x]\r\n--MaxRows\tN'),
     ('ListSystems', 'sps is not authorized to list systems'),
     ('ListSystems', ''),
@@ -195,14 +225,20 @@ def test_success_is_known_by_its_words(name, stdout):
 ])
 def test_everything_else_is_a_refusal(name, stdout):
     with pytest.raises((Refused, OutcomeUnknown)) as caught:
-        answer(name, printed(stdout))
+        read(name, printed(stdout))
     assert caught.type is Refused
+
+
+def test_a_name_that_looks_like_a_failure_is_none():
+    options = {'SystemName': 'failover', 'AccountName': 'not'}
+    reset = printed('Connecting to FAILOVER\r\nTPAM has processed the password change for not on failover')
+    assert answer('ForceReset', options, reset)['returnCode'] == 0
 
 
 @pytest.mark.parametrize('what', ['Systems', 'Accounts', 'Requests', 'Permissions', 'PSM Accounts'])
 def test_an_empty_list_has_no_rows(what):
     empty = 'No %s to list' % what
-    assert answer('ListSystems', printed(empty + '\r\n')) == {'returnCode': 0, 'message': empty, 'count': 0, 'rows': []}
+    assert read('ListSystems', printed(empty + '\r\n')) == {'returnCode': 0, 'message': empty, 'count': 0, 'rows': []}
 
 
 @pytest.mark.parametrize('stdout, row', [
@@ -212,11 +248,11 @@ def test_an_empty_list_has_no_rows(what):
     ('SystemName\tA\tB\nWEB01\t        55\t  x ', {'SystemName': 'WEB01', 'A': '55', 'B': '  x '}),
 ])
 def test_columns_are_found_by_their_names(stdout, row):
-    assert answer('ListSystems', printed(stdout))['rows'] == [row]
+    assert read('ListSystems', printed(stdout))['rows'] == [row]
 
 
 def test_a_header_alone_is_an_empty_list():
-    assert answer('GetPwdRequest', printed('RequestID\tRequestStatus\r\n'))['count'] == 0
+    assert read('GetPwdRequest', printed('RequestID\tRequestStatus\r\n'))['count'] == 0
 
 
 HEADER = 'RequestID\tUserName\tSystemName\tAccountName\tRequestNotes\tStatus\r\n'
@@ -229,19 +265,34 @@ HEADER = 'RequestID\tUserName\tSystemName\tAccountName\tRequestNotes\tStatus\r\n
 ])
 def test_a_text_with_a_line_feed_or_a_tab_does_not_become_a_row(rows):
     with pytest.raises(Refused, match='do not match the header'):
-        answer('ListRequestDetails', printed(HEADER + rows))
+        read('ListRequestDetails', printed(HEADER + rows))
+
+
+@pytest.mark.parametrize('output', [
+    printed('SystemName\tA\nWEB01\tx\n', b'Query timed out'), printed('SystemName\tA\nWEB01\tx\n', status=1),
+    printed('SystemName\tA\nWEB01\tx\n', status=None)])
+def test_a_table_that_ended_with_an_error_is_refused(output):
+    with pytest.raises(Refused, match='timed out|ended with an error'):
+        read('ListSystems', output)
+
+
+@pytest.mark.parametrize('stdout', ['SystemName\tA\n' + 'x\n' * 10001,
+                                    '\t'.join(['SystemName'] + ['A'] * 1000) + '\nx' * 200])
+def test_a_table_that_is_too_long_is_refused(stdout):
+    with pytest.raises(Refused, match='too long'):
+        read('ListSystems', printed(stdout))
 
 
 def test_a_table_without_the_columns_that_count_is_refused():
     with pytest.raises(Refused, match='RequestID'):
-        answer('ListRequestDetails', printed('A\tB\r\n1\t2\r\n'))
+        read('ListRequestDetails', printed('A\tB\r\n1\t2\r\n'))
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(sorted(COMMANDS)), st.binary(max_size=200), st.binary(max_size=50), st.none() | st.integers())
 def test_whatever_is_printed_is_an_answer_or_a_refusal(name, stdout, stderr, status):
     try:
-        found = answer(name, Output(stdout, stderr, status))
+        found = read(name, Output(stdout, stderr, status))
     except (Refused, OutcomeUnknown):
         return
     assert found['returnCode'] == 0
