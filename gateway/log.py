@@ -1,80 +1,58 @@
 """The log: JSON lines to a file or to stdout."""
 import json
 import logging
+import logging.handlers
 import os
 import queue
-import threading
+import sys
 import time
 
 from settings import Mistake
 
 MAX_WAITING = 10000  # lines
 
+logging.raiseExceptions = False  # a line that cannot be written is lost, and is no other line
+
 
 class Log:
-    """Write JSON lines to a file or, without a path, to stdout.
+    """Write JSON lines to a file, which may be moved at any time, or without a path to stdout.
 
-    A thread writes them: a disk that is full or slow stops no call. Lines that cannot be written
-    are counted, and the count is logged.
+    A thread writes them: a disk that is full or slow stops no call.
     """
 
     def __init__(self, path=None):
-        self._path = path
-        self._descriptor = 1
+        target = logging.StreamHandler(sys.stdout)
         if path is not None:
-            self._descriptor = self._open()
-        self._lines = queue.Queue(MAX_WAITING)
-        self._lost, self._is_torn = 0, False
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _open(self):
-        try:
-            return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-        except OSError as error:
-            raise Mistake('[server] log: %s: %s' % (self._path, error.strerror))
-
-    def reopen(self):
-        """Open the file again, because it may have been moved. Raises Mistake."""
-        if self._path is not None:
-            descriptor = self._open()
-            # The number stays the same. The thread could otherwise write into a new connection.
-            os.dup2(descriptor, self._descriptor, inheritable=False)
-            os.close(descriptor)
+            try:
+                target = _File(path, encoding='ascii')
+            except OSError as error:
+                raise Mistake('[server] log: %s: %s' % (path, error.strerror))
+        lines = queue.Queue(MAX_WAITING)
+        self._queue = logging.handlers.QueueHandler(lines)
+        self._listener = logging.handlers.QueueListener(lines, target)
+        self._listener.start()
 
     def write(self, **fields):
         """Write one line with these fields."""
         now = time.time()
         stamp = time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))
-        try:
-            self._lines.put_nowait(dict({'time': '%s.%03dZ' % (stamp, now % 1 * 1000)}, **fields))
-        except queue.Full:
-            self._lost += 1
+        line = json.dumps(dict({'time': '%s.%03dZ' % (stamp, now % 1 * 1000)}, **fields))
+        self._queue.handle(logging.makeLogRecord({'msg': line}))
 
     def close(self):
-        """Write what is waiting, for at most some seconds."""
+        """Write the lines that wait."""
         try:
-            self._lines.put(None, timeout=2)
+            self._listener.stop()
         except queue.Full:
-            return
-        self._thread.join(2)
+            pass
 
-    def _run(self):
-        for fields in iter(self._lines.get, None):
-            if self._lost:
-                fields = dict(fields, lines_lost_before=self._lost)
-            line = json.dumps(fields).encode('ascii') + b'\n'
-            if self._is_torn:
-                line = b'\n' + line
-            try:
-                written = os.write(self._descriptor, line)
-            except OSError:
-                written = 0
-            if written == len(line):
-                self._lost, self._is_torn = 0, False
-            else:
-                self._lost += 1
-                self._is_torn = self._is_torn or written > 0
+
+class _File(logging.handlers.WatchedFileHandler):
+    def emit(self, record):
+        try:
+            logging.handlers.WatchedFileHandler.emit(self, record)
+        except OSError:  # the file was moved, and no other can be made: the thread must go on
+            pass
 
 
 class LogHandler(logging.Handler):

@@ -48,7 +48,8 @@ User = namedtuple('User', 'name password certificates login login_id commands cl
 class Settings:
     """The whole configuration.
 
-    listen: (host, port). path: of the URL. log: path of the file, or None for stdout. context:
+    listen: (host, port). path: of the URL. log: path of the file, or None for stdout. certificate:
+    path of the PEM. context:
     SSLContext for everybody but old_clients, a list of networks. old_context: the SSLContext for
     these, or None if there are none. tpams: [Tpam]. limits: Limits. users: {name: User}.
     """
@@ -212,7 +213,7 @@ def _read_server(table, folder, settings):
     if bool(settings.old_clients) != (minimum in OLD):
         raise table.mistake('old_clients', 'must name the addresses of the old appliances if '
                                            'minimum_tls is 1.0 or 1.1, and only then')
-    certificate = os.path.join(folder, table.take('certificate', str))
+    settings.certificate = certificate = os.path.join(folder, table.take('certificate', str))
     client_ca = table.take('client_ca', str, '')
     if client_ca:
         client_ca = os.path.join(folder, client_ca)

@@ -1,7 +1,7 @@
 """A gateway from XML-RPC over TLS to TPAM's command line over SSH.
 
 serve   Serves until SIGTERM. SIGHUP reads the configuration and the certificates again.
-check   Tries the configuration, TLS, and the log-in at each TPAM, and sends ListSystems.
+check   Tries the configuration and the log-in at each TPAM, and sends ListSystems.
 hash    Asks for a password and prints its hash for the configuration.
 
 See README.md. docs/protocol.md describes the calls. Python 3.9 and later.
@@ -19,7 +19,6 @@ import re
 import secrets
 import signal
 import socket
-import ssl
 import sys
 import time
 import weakref
@@ -319,7 +318,6 @@ class Gateway:
             settings = read_settings(self._path)
             if (settings.listen, settings.log) != (self._settings.listen, self._settings.log):
                 raise Mistake('[server] listen and log need a restart')
-            self._log.reopen()
         except Mistake as mistake:
             self._log.write(event='not reloaded', reason=str(mistake))
             return
@@ -406,9 +404,12 @@ def _cli_users(settings):
 def _listen(address):
     host, port = address
     is_ipv6 = ':' in host
-    listener = socket.create_server(
-        (host, port), family=socket.AF_INET6 if is_ipv6 else socket.AF_INET, backlog=1024,
-        dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6())
+    try:
+        listener = socket.create_server(
+            (host, port), family=socket.AF_INET6 if is_ipv6 else socket.AF_INET, backlog=1024,
+            dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6())
+    except OSError as error:
+        raise Mistake('[server] listen: %s:%d: %s' % (host, port, error.strerror or error))
     listener.setblocking(False)
     return listener
 
@@ -499,32 +500,16 @@ def serve(options):
 
 
 def check(options):
-    """Try the configuration, TLS and each TPAM. Return the exit status."""
+    """Try the configuration and each TPAM. Return the exit status."""
     settings = read_settings(options.config)
     print('ok     the configuration and its files')
     for warning in warnings_of(settings):
         print('NOTE   ' + warning)
-    print('ok     TLS: %s' % _try_tls(settings))
+    with open(settings.certificate, 'rb') as pem:
+        certificate = x509.load_pem_x509_certificate(pem.read())
+    print('ok     certificate %s until %s UTC' % (
+        certificate.subject.rfc4514_string(), certificate.not_valid_after_utc.strftime('%F %T')))
     return asyncio.run(_try_tpams(settings))
-
-
-def _try_tls(settings):
-    """Shake hands with ourselves. Return the version of TLS and the certificate as text."""
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client_context.check_hostname, client_context.verify_mode = False, ssl.CERT_NONE
-    client = client_context.wrap_bio(to_client, to_server)
-    server = settings.context.wrap_bio(to_server, to_client, server_side=True)
-    for side in (client, server, client, server):
-        try:
-            side.do_handshake()
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLError as error:
-            raise Mistake('[server] certificate: no handshake with it succeeds: %s' % error)
-    certificate = x509.load_der_x509_certificate(client.getpeercert(True))
-    return '%s, certificate %s until %s' % (
-        client.version(), certificate.subject.rfc4514_string(), certificate.not_valid_after_utc)
 
 
 async def _try_tpams(settings):
