@@ -248,10 +248,11 @@ class CliUser:
                 try:
                     await node.connection()  # before the turn: a TPAM that is down holds up nobody
                     async with self._slots:
-                        if not is_wanted() or self._is_late(began):
+                        is_late = time.monotonic() > began + self._limits.command_timeout
+                        if is_late or not is_wanted():
                             raise NotSent('nobody waits for the answer any more')
                         output = await self._run_on(node, line, is_repeatable)
-                    answer = read(output)
+                    answer = await asyncio.to_thread(read, output)
                 except NotSent as error:
                     failures.append(str(error))
                 except Refused as error:
@@ -267,9 +268,6 @@ class CliUser:
     def _prefer(self, node):
         """Ask this TPAM first from now on."""
         self.nodes = [node] + [other for other in self.nodes if other is not node]
-
-    def _is_late(self, began):
-        return time.monotonic() > began + self._limits.command_timeout
 
     async def _run_on(self, node, line, is_repeatable):
         """Run a command line, on a new connection if the kept one has ended."""

@@ -23,7 +23,6 @@ import sys
 import time
 import weakref
 import xmlrpc.client
-from concurrent.futures import ThreadPoolExecutor
 from xml.parsers.expat import ExpatError
 
 import aiohttp
@@ -104,7 +103,6 @@ class Authentication:
         self._key = secrets.token_bytes(32)
         self._verified = {}  # name: MAC of the password that was verified last
         self._locks = weakref.WeakValueDictionary()  # address: lock, while there are log-ins
-        self._workers = ThreadPoolExecutor(2)
 
     async def user(self, request, address, users):
         """Return the User, one of users ({name: User}), of a request. Raises HttpError."""
@@ -114,7 +112,7 @@ class Authentication:
             name, password = _basic(credentials)
             user = users.get(name)
             has_certificate = user is None or not user.certificates or held & set(user.certificates)
-            # A missing certificate takes as long as a wrong password, to tell nothing about it.
+            # Without its certificate a right password takes as long as a wrong one.
             is_good = await self._check_password(
                 user if has_certificate else None, password, request, address)
             if not has_certificate:
@@ -141,8 +139,7 @@ class Authentication:
                 return True
             if not _is_open(request):  # clients that have gone do not fill the queue
                 return False
-            loop = asyncio.get_running_loop()
-            is_good = await loop.run_in_executor(self._workers, verify_password, password, hashed)
+            is_good = await asyncio.to_thread(verify_password, password, hashed)
             if is_good and user is not None and user.password is not None:
                 self._verified[user.name] = mac
                 return True
@@ -202,8 +199,8 @@ class Gateway:
         line['client'] = _peer(request)
         try:
             answer = await self._answer(request, line)
-            response = web.Response(body=encode_answer(answer), content_type='text/xml',
-                                    charset='utf-8')
+            body = await asyncio.to_thread(encode_answer, answer)  # a long one takes a second
+            response = web.Response(body=body, content_type='text/xml', charset='utf-8')
         except HttpError as error:
             line['outcome'] = str(error)
             response = web.Response(status=error.status, text=str(error) + '\n')
@@ -291,7 +288,7 @@ class Gateway:
         loop.add_signal_handler(signal.SIGHUP, self.reload)
         seconds = self._settings.limits.command_timeout + self._settings.limits.connect_timeout
         runner = web.ServerRunner(
-            Server(self.handle, keepalive_timeout=KEEP_OPEN, lingering_time=1, access_log=None,
+            web.Server(self.handle, keepalive_timeout=KEEP_OPEN, lingering_time=1, access_log=None,
                        auto_decompress=False, max_line_size=MAX_HEAD, max_field_size=MAX_HEAD),
             shutdown_timeout=seconds)
         await runner.setup()
@@ -334,18 +331,18 @@ class Gateway:
             except OSError:  # the other side has gone, or there are too many open files
                 await asyncio.sleep(0.1)
                 continue
-            refusal = self._refusal(peer[0])
-            if refusal is not None:
+            reason = self._why_closed(peer[0])
+            if reason is not None:
                 connection.close()
-                self._log.write(client=peer[0], outcome=refusal)
+                self._log.write(client=peer[0], outcome=reason)
                 continue
             self._of_address[peer[0]] += 1
             task = loop.create_task(self._connect(connection, peer[0]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    def _refusal(self, address):
-        """Return why a new connection is refused, or None."""
+    def _why_closed(self, address):
+        """Return why a new connection is closed at once, or None."""
         if not self._settings.is_client(address):
             return 'address not allowed'
         if (len(self._tasks) >= MAX_CONNECTIONS
@@ -364,35 +361,14 @@ class Gateway:
         try:
             await loop.connect_accepted_socket(
                 lambda: protocol, connection, ssl=context, ssl_handshake_timeout=HANDSHAKE_TIME)
-            await self._server.end_of(protocol)
+            while protocol.transport is not None:  # until the connection is lost
+                await asyncio.sleep(0.5)
         except OSError as error:
             self._log.write(client=address, outcome='no TLS: %s'
                             % (getattr(error, 'reason', None) or error))
         finally:
             self._timers.pop(protocol).cancel()
             self._of_address -= {address: 1}  # drops the address with its last connection
-
-
-class Server(web.Server):
-    """aiohttp's server, which tells when a connection has ended."""
-
-    def __init__(self, *arguments, **options):
-        web.Server.__init__(self, *arguments, **options)
-        self._ends = {}
-
-    def connection_made(self, handler, transport):
-        web.Server.connection_made(self, handler, transport)
-        self._ends[handler] = asyncio.Event()
-
-    def connection_lost(self, handler, exc=None):
-        web.Server.connection_lost(self, handler, exc)
-        if handler in self._ends:
-            self._ends.pop(handler).set()
-
-    async def end_of(self, handler):
-        """Wait until a connection has ended."""
-        if handler in self._ends:
-            await self._ends[handler].wait()
 
 
 def _cli_users(settings):
