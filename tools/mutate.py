@@ -200,8 +200,8 @@ HEAD = u"""# Mutants
 
 Made by `make mutate` (see tools/mutate.py). %(count)d random changes (seed %(seed)d) were made to the
 code that ships, one at a time, and up to %(most)d of the tests that run the changed line were run on
-Python %(python)s. A mutant is killed if one of them fails. **%(killed)d of the %(counted)d that can be noticed were killed
-(%(share).0f %%).**
+Python %(python)s. A mutant is killed if one of them fails. **%(killed)d of the %(counted)d that can be
+noticed were killed (%(share).0f %%).**
 
 | module | mutants | killed | equivalent | survivors |
 |---|---|---|---|---|
