@@ -361,8 +361,8 @@ class Gateway:
         try:
             await loop.connect_accepted_socket(
                 lambda: protocol, connection, ssl=context, ssl_handshake_timeout=HANDSHAKE_TIME)
-            while protocol.transport is not None:  # until the connection is lost
-                await asyncio.sleep(0.5)
+            while protocol.transport is not None:  # until the connection is lost, and hardly
+                await asyncio.sleep(0.1)           # longer: megabytes of requests may be held
         except OSError as error:
             self._log.write(client=address, outcome='no TLS: %s'
                             % (getattr(error, 'reason', None) or error))
