@@ -7,6 +7,9 @@ PYENV_ROOT ?= $(HOME)/.pyenv
 EMPTY :=
 PYENV_BINS := $(subst $(EMPTY) $(EMPTY),:,$(sort $(wildcard $(PYENV_ROOT)/versions/*/bin)))
 export PATH := $(PATH):$(PYENV_BINS)
+# The pip that virtualenv has with it: a newer one, which it finds by itself, may be none for Python 3.6.
+export VIRTUALENV_OVERRIDE_APP_DATA := $(CURDIR)/$(VENV)/virtualenv
+export VIRTUALENV_NO_PERIODIC_UPDATE := 1
 
 .PHONY: all demo test coverage mutate lint package bench clean
 all: test package
