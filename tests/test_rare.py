@@ -175,6 +175,17 @@ def test_a_hook_that_is_interrupted_cancels_its_request_and_stays_interrupted(qu
     assert quick.tpam.active() == []
 
 
+def test_an_end_of_a_session_that_is_interrupted_says_what_is_still_checked_out(quick, monkeypatch, capsys):
+    def interrupt(*_, **options):
+        raise KeyboardInterrupt
+    played = checked_out(quick)
+    monkeypatch.setattr(tpamclient.TpamClient, 'cancel', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        main.Plugin(native(played.sps.configuration)).session_ended(session_id='session-1', cookie=played.cookie)
+    line, = [line for line in capsys.readouterr()[0].splitlines() if 'This is still checked out' in line]
+    assert "request='1001'" in line
+
+
 # ---- answers
 
 @pytest.mark.parametrize('value', [bad_server.SECRET, '<int>0</int>', bad_server.array(bad_server.RESULT)])
