@@ -73,7 +73,7 @@ def _set_options(settings, options, problems):
     Return the options with a value ({(section, option): line}) and the wrong ones (a set).
     """
     first, given, wrong = {}, {}, set()
-    ignores_proxy = _has_proxy_off(options)
+    is_proxy_off = _has_proxy_off(options)
     for line, written, option, value in options:
         section = known_section(written)
         if section is None:
@@ -85,19 +85,23 @@ def _set_options(settings, options, problems):
             if earlier != line:
                 raise ValueError(u'is given in line %d already; leave one of them out' % earlier)
             _check_form(section, option, value)
+            if is_proxy_off and name in _OF_PROXY:
+                continue
             settings[section][option] = parse(value)
             if value:
                 given[name] = line
         except ValueError as error:
-            if ignores_proxy and section == 'https-proxy':
-                continue
             wrong.add(name)
             problems.append((line, u'%s: %s' % (_place(section, option, line), text(error))))
     return given, wrong
 
 
+_OF_PROXY = (('https-proxy', 'server'), ('https-proxy', 'port'))
+
+
 def _has_proxy_off(options):
-    """Return whether [https-proxy] has enabled=no, so that its other options are not used."""
+    """Return whether [https-proxy] has enabled=no, so that the values of _OF_PROXY do not matter.
+    What else is in the section may be meant for another one, and is checked."""
     switches = [value for _, written, option, value in options
                 if (known_section(written), option) == ('https-proxy', 'enabled')]
     return [folded(value) for value in switches] == [u'no']

@@ -88,8 +88,10 @@ def may_be_altered(call, row, notes, is_unlikely):
         return not _is_of_another_session(call, row)
     if row.get('RequestNotes') is None:
         return True
-    found = _letters(folded(column(row, 'RequestNotes')[:_MAX_NOTES]))
-    ours = _letters(folded(notes))
+    found = folded(column(row, 'RequestNotes')[:_MAX_NOTES].strip())
+    if not found or folded(notes).startswith(found):
+        return found != u''
+    found, ours = _letters(found), _letters(folded(notes))
     return found != u'' and (ours.startswith(found) or found.endswith(ours))
 
 

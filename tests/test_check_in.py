@@ -1086,6 +1086,14 @@ def test_after_a_fault_a_request_with_altered_notes_is_not_passed_over_in_silenc
     assert errors(played.call('session_ended'), 'It is unknown whether a request was submitted')
 
 
+def test_after_a_fault_cut_notes_of_a_user_without_ascii_letters_are_not_passed_over(quick):
+    fails_after(quick, 'AddPwdRequest', MAIL)
+    lists_so(quick, lambda row: row.update(RequestNotes='\u0438\u0432\u0430'))
+    played = session(quick, {'gateway_username': '\u0438\u0432\u0430\u043d'}, tpam=BY_REQUEST)
+    assert played.call('get_password_list').credentials == []
+    assert errors(played.call('session_ended'), 'It is unknown whether a request was submitted')
+
+
 @pytest.mark.parametrize('notes', ['by hand', '', 'jdoe,SPS,request,session-10'])
 def test_after_a_fault_the_open_request_of_somebody_else_is_not_in_the_way(quick, notes):
     filed(quick, PENDING).options['RequestNotes'] = notes

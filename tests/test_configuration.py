@@ -213,10 +213,17 @@ def test_a_proxy_that_is_not_enabled_needs_no_server_and_may_have_one():
         assert problems_of(configuration(**whole(https_proxy=dict(given_too, enabled='no')))) == []
 
 
-def test_no_other_option_of_a_proxy_that_is_not_enabled_is_an_error():
-    for text in ('server=http://proxy:3128\nenabled=no', 'enabled: NO\nserver=proxy:3128\nport=http\nusr=x\nport=0'):
+def test_the_values_of_a_proxy_that_is_not_enabled_do_not_matter():
+    for text in ('server=http://proxy:3128\nenabled=no', 'enabled: NO\nserver=proxy:3128\nport=http'):
         assert problems_of(configuration(**whole()) + '[https_proxy]\n' + text + '\n') == []
     assert len(problems_of('[https-proxy]\nenabled=no\nport=0\n[tls]\nenabled=x\n')) == 1 + len(MISSING)
+
+
+@pytest.mark.parametrize('text', [
+    'authorization=approval', 'gateway_domains=CORP', 'force_reset=yes', 'usr=x', 'port=0\nport=1',
+    'port=3128\n [check-in]\n force_reset=yes', 'port=3128\n authorization=request'])
+def test_what_is_misplaced_below_a_proxy_that_is_not_enabled_is_an_error(text):
+    assert problems_of(configuration(**whole()) + '[https-proxy]\nenabled=no\n' + text + '\n')
 
 
 @pytest.mark.parametrize('switches', [['no', 'yes'], ['no', 'no'], ['yes', 'no'], [''], ['off'], ['no\n yes']])
