@@ -50,7 +50,8 @@ class Settings:
 
     listen: (host, port). path: of the URL. log: path of the file, or None for stdout.
     certificate: path of the PEM. context: SSLContext for everybody but old_clients, a list of
-    networks. old_context: the SSLContext for these, or None if there are none. tpams: [Tpam]. limits: Limits. users: {name: User}.
+    networks. old_context: the SSLContext for these, or None if there are none. tpams: [Tpam].
+    limits: Limits. users: {name: User}.
     """
 
     def is_client(self, address):
