@@ -97,6 +97,9 @@ def _mask(part, secret, decode):
 def _as_written(part):
     """Return (bytes, starts, ends) of a text. starts and ends have, for each byte, the position of
     the beginning and the end of its character."""
+    octets = _encoded(part)
+    if len(octets) == len(part):  # ASCII: a byte for each character
+        return octets, range(len(part)), range(1, len(part) + 1)
     return _joined((_encoded(char), number, number + 1) for number, char in enumerate(part))
 
 

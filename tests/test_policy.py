@@ -670,11 +670,11 @@ def test_the_wait_for_an_approval_ends_within_the_time_of_the_hook(quick):
 
 def test_the_wait_for_an_approval_ends_in_real_time_too(world):
     world.tpam.add_account('WEB01', 'root', PASSWORD, min_approvers=1)
-    played = session(world, tpam={'authorization': 'request', 'timeout': '12'})
+    played = session(world, tpam={'authorization': 'request', 'timeout': '8'})
     result = played.call('get_password_list')
     assert result.credentials == []
     assert 'the request was not approved in time' in result.log
-    assert result.inside < 12 + SLACK
+    assert result.inside < 8 + SLACK
     assert world.tpam.active() == []
     assert world.tpam.commands()[0] == 'AddPwdRequest'
     assert world.tpam.commands()[-1] == 'Cancel'
@@ -882,9 +882,9 @@ def test_a_hook_that_runs_out_of_time_gives_back_in_the_time_that_was_kept(world
             given_back.set()
         return answered
     world.server.answer = answer_late
-    result = session(world, tpam={'authorization': 'request', 'timeout': '12'}).call('get_password_list')
+    result = session(world, tpam={'authorization': 'request', 'timeout': '8'}).call('get_password_list')
     assert 'TpamError' in result.raised['type']
-    assert result.inside < 12 + SLACK
+    assert result.inside < 8 + SLACK
     assert world.tpam.requests[1001].status == EXPIRED
 
 
