@@ -731,7 +731,7 @@ class FakeTpamServer(socketserver.ThreadingMixIn, socketserver.TCPServer, object
                                      self.port, path)
 
     def __enter__(self):
-        self.thread = threading.Thread(target=self.serve_forever, kwargs={'poll_interval': 0.02})
+        self.thread = threading.Thread(target=self.serve_forever, kwargs={'poll_interval': 0.005})
         self.thread.daemon = True
         self.thread.start()
         return self

@@ -134,9 +134,9 @@ def attempt(world, case):
         if case.host not in LOCALHOST:  # a name that only the proxy knows
             proxy = open_until_then.enter(bad_server.tunnel())
             sections['https_proxy'] = {'server': '127.0.0.1', 'port': proxy.port}
-        # Development mode shows sockets and files that were left to the garbage collector.
+        # Python 3 then shows sockets and files that were left to the garbage collector.
         session = world.session(text=configuration(**sections),
-                                environment={'TMPDIR': directory, 'PYTHONDEVMODE': '1'})
+                                environment={'TMPDIR': directory, 'PYTHONWARNINGS': 'default'})
         result = session.call('get_password_list')
         outcome = Outcome(result, server.connections, list(server.requests), os.listdir(directory))
     shutil.rmtree(directory)

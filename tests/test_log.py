@@ -123,19 +123,19 @@ def test_a_stdout_that_is_a_full_pipe_keeps_no_password_back(world, tmpdir, room
 @pytest.mark.parametrize('stdout', [FULL_PIPE % {'room': 0}, NEVER_WRITTEN], ids=['pipe', 'stream'])
 def test_a_refusal_that_cannot_be_logged_ends_in_time(world, tmpdir, stdout):
     world.tpam.account('WEB01', 'root').locked = True
-    played = session(world, timeout=90, tpam={'timeout': '3'})
+    played = session(world, timeout=90, tpam={'timeout': '1'})
     result = hook_of(played, child(tmpdir, stdout), 'get_password_list')
     assert not result.killed
     assert not result.died
-    assert result.inside < 3 + SLACK
+    assert result.inside < 1 + SLACK
 
 
 @pytest.mark.parametrize('stdout', [FULL_PIPE % {'room': 0}, NEVER_WRITTEN], ids=['pipe', 'stream'])
 def test_an_error_that_cannot_be_logged_ends_in_time(world, tmpdir, stdout):
-    played = session(world, timeout=90, tpam={'timeout': '3', 'password': 'wrong-password'})
+    played = session(world, timeout=90, tpam={'timeout': '1', 'password': 'wrong-password'})
     result = hook_of(played, child(tmpdir, stdout), 'get_password_list')
     assert not result.killed
-    assert result.inside < 3 + SLACK
+    assert result.inside < 1 + SLACK
     assert 'TpamError' in result.raised['type']
 
 

@@ -133,8 +133,10 @@ class FakeSps(object):
         environment = {'PATH': os.environ.get('PATH', ''), 'LC_ALL': 'C', 'TMPDIR': tempfile.gettempdir()}
         environment.update(self.environment)
         began = time.time()
-        child = subprocess.Popen([self.python, os.path.join(HERE, script)], stdin=subprocess.PIPE,
-                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=self.directory)
+        with _STARTING:
+            child = subprocess.Popen(
+                [self.python, os.path.join(HERE, script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, env=environment, cwd=self.directory)
         killed, log = [], []
         timer = threading.Timer(self.timeout, lambda: (killed.append(True), child.kill()))
         listener = threading.Thread(target=self._listen, args=(child.stderr, log))
@@ -163,6 +165,8 @@ class FakeSps(object):
             self.watch(line.decode('utf-8', 'replace').rstrip(u'\n'))
 
 
+# On Python 2, a child that starts meanwhile would inherit the pipes of another, which waits for their end.
+_STARTING = threading.Lock()
 _UNPACKED = {}  # (zip, its time, interpreter) -> folder
 
 
