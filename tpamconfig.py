@@ -14,7 +14,7 @@ from tpamini import instead_of_option, instead_of_section, is_option, read_lines
 
 LOG_LEVELS = ('debug', 'info', 'warning', 'error', 'critical')
 PROTOCOLS = ('http', 'ica', 'rdp', 'ssh', 'telnet', 'vnc')
-MAPPING = 'domain_asset_mapping'  # the section that takes any option: domain=system
+MAPPING = 'domain_asset_mapping'  # the section of domain=system, for any domain
 
 
 def read_configuration(configuration):
@@ -117,7 +117,7 @@ def _place(section, option, line):
 
 
 def _parser(section, option, value):
-    if section == MAPPING:
+    if section == MAPPING and option not in KNOWN:
         return text
     if option not in OPTIONS[section] and u'-----BEGIN ' in value:
         raise ValueError(u'text in front of a PEM: paste only the lines from BEGIN to END')

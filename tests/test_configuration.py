@@ -151,6 +151,8 @@ def test_a_password_in_brackets_on_a_line_alone_is_not_repeated():
     ('[tls]\nPrefix: x', '[tls] (line %d): unknown option here; it belongs in [account]'),
     ('[tpam]\nssh=session-ended', '[tpam] (line %d): unknown option here; it belongs in [check-in-trigger]'),
     ('[request]\nusername=x', '[request] (line %d): unknown option here; it belongs in [https-proxy] or [tpam]'),
+    ('[domain_asset_mapping]\nauthorization=request',
+     '[domain_asset_mapping] (line %d): unknown option here; it belongs in [tpam]'),
     ('[tpam]\nserver_port=22', '[tpam] (line %d): unknown option; write host:port into [tpam] server'),
     ('[tpam]\nserver_user=x', '[tpam] (line %d): unknown option; the API user is [tpam] username'),
     ('[tpam]\nserver_user_key=x',
