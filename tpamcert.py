@@ -198,6 +198,7 @@ def shown(peer):
 
 
 _NOT_TLS = re.compile(u'wrong.version.number|unknown.protocol', re.I)
+_OTHER_TLS = re.compile(u'alert.protocol.version|unsupported.protocol', re.I)
 
 
 def tls_remedy(peer, reason):
@@ -207,6 +208,10 @@ def tls_remedy(peer, reason):
     if peer is None and _NOT_TLS.search(reason):
         # OpenSSL 0.9.8 reports newer TLS in the same way, if the server alerts in its own version.
         return u'this port does not speak TLS, or only a version that this OpenSSL does not know'
+    if peer is None and _OTHER_TLS.search(reason):
+        return (u'the server does not accept this version of TLS: try [tls] protocol=negotiate; if '
+                u'that is not enough, allow TLS 1.0 there for the appliances alone, or put the '
+                u'gateway of this project in between')
     if peer is None:
         return u'is this a TLS port, and does the server want another client_cert or protocol?'
     if now > peer['not_after']:

@@ -339,6 +339,12 @@ def plain_http_on_tls_port(connection):
     connection.sendall(http(GOOD))
 
 
+def alert_protocol_version(connection):
+    """As a server that accepts only newer versions of TLS than the client offers (RFC 2246 7.2.2, alert 70)."""
+    connection.recv(65536)
+    connection.sendall(b'\x15\x03\x01\x00\x02\x02\x46')
+
+
 def close_before_handshake(_):
     pass
 
@@ -431,7 +437,8 @@ def by_name(*functions):
 
 
 NOT_LISTENING = {'refused': Port, 'unroutable': FullPort}
-BEFORE_TLS = by_name(silent, half_handshake, plain_http_on_tls_port, close_before_handshake)
+BEFORE_TLS = by_name(silent, half_handshake, plain_http_on_tls_port, close_before_handshake,
+                     alert_protocol_version)
 AFTER_REQUEST = by_name(
     no_answer, close_before_answer, half_answer, lying_content_length_long, dripping_headers, dripping_body,
     endless_headers, one_endless_header_line, endless_body, endless_chunks, endless_100_continue, large_answer,
