@@ -524,6 +524,7 @@ def test_domains_that_look_alike_have_their_own_assets(quick):
 @pytest.mark.parametrize('host, system', [
     (LONG_S + 'rv01.test', LONG_S + 'RV01'), ('d' + DOTLESS + '01.test', 'D' + DOTLESS + '01'),
     ('\xe901.test', '\xe901'), ('stra\xdfe.test', 'STRA\xdfE'), (KELVIN + 'im.test', KELVIN + 'IM'),
+    ('abcdefghijklmnopqrstuvwxyz.test', 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'),
 ])
 def test_the_name_of_a_host_becomes_upper_case_in_ascii_alone(quick, resolver, host, system):
     for name in ('SRV01', 'DI01', 'STRASSE'):

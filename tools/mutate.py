@@ -5,6 +5,7 @@ the tests that run its line, until the first one fails. The results go into docs
 """
 from __future__ import print_function
 
+import ast
 import collections
 import difflib
 import os
@@ -108,26 +109,48 @@ def source_of(path):
 # ---- their tests ---------------------------------------------------------------------------------
 
 def tests_of(mutant, ran):
-    """Return the tests that run the statement of a mutant: files, and functions of other files.
+    """Return the tests of a mutant: files, and functions of other files.
 
     ran: as line_record.read() returns it. Tests that run few lines come first: they are quick, and
-    closest to the line.
+    closest to the line. Those that depend on what the mutant decides come before those that only run it.
     """
-    first = every_line.statements(os.path.join(ROOT, mutant.module))
-    lines = [mutant.line] + [line for line in first if first[line] == first.get(mutant.line)]
-    found = set()
-    for line in lines:
-        found.update(function_of(test) for test in ran.get((mutant.module, line), ()) if test)
-    files = set(name for name in found if '::' not in name)
-    found = [name for name in found if name.partition('::')[0] not in files or name in files]
     size = collections.Counter(function_of(test) for tests in ran.values() for test in tests)
-    least = {}
-    for name in found:
-        file = name.partition('::')[0]
-        least[file] = min(least.get(file, size[name]), size[name])
-    closest = sorted(found, key=lambda name: (size[name], name))[:MOST_TESTS]
-    return sorted(closest, key=lambda name: (
-        least[name.partition('::')[0]], name.partition('::')[0], size[name], name))
+
+    def closest(lines):
+        found = set(function_of(test) for line in lines for test in ran.get(line, ()) if test)
+        files = set(name for name in found if '::' not in name)
+        found = [name for name in found if name.partition('::')[0] not in files or name in files]
+        return sorted(found, key=lambda name: (size[name], name))[:MOST_TESTS]
+    its, dependent = lines_of(mutant)
+    tests = closest(dependent)
+    return tests + [test for test in closest(its) if test not in tests and test.partition('::')[0] not in tests]
+
+
+def lines_of(mutant):
+    """Return the (module, line) of the statement of a mutant, and of what depends on it: the body of an `if`, a loop
+    or a function, and the uses of a name of the module."""
+    path = os.path.join(ROOT, mutant.module)
+    first = every_line.statements(path)
+    its = [(mutant.module, line) for line in first if first[line] == first.get(mutant.line)]
+    tree, dependent = ast.parse(source_of(path)), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt) and node.lineno == first.get(mutant.line) and getattr(node, 'body', None):
+            dependent = [(mutant.module, line) for line in range(node.body[0].lineno, node.body[-1].end_lineno + 1)]
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and node.lineno <= mutant.line <= node.end_lineno:
+            names = [name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+            dependent = uses_of(names)
+    return its or [(mutant.module, mutant.line)], [line for line in dependent if line not in its]
+
+
+def uses_of(names):
+    """Return the (module, line) of all lines that mention one of these names."""
+    found = []
+    for module in package.MODULES:
+        for number, line in enumerate(source_of(os.path.join(ROOT, module)).splitlines(), 1):
+            if set(names) & set(re.findall('\\w+', line)):
+                found.append((module, number))
+    return found
 
 
 def function_of(test):
