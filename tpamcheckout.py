@@ -6,7 +6,7 @@ recorded before AddPwdRequest is sent, so that it is checked in whatever happens
 is recorded when the password has been retrieved.
 """
 from tpamcall import about, pause
-from tpamerrors import (MAX_ID, MAX_MATCHED, Deadline, TpamConnectionEnded, TpamError,
+from tpamerrors import (MAX_MATCHED, Deadline, TpamConnectionEnded, TpamError,
                         TpamOutcomeUnknown, TpamRefused, TpamTimeout, column, folded, same_name,
                         text)
 from tpamrows import (ACTIVE, CLOSED, OPEN, active_requests, each, id_of, is_for_gateway_user,
@@ -164,7 +164,7 @@ def _find(call, checkout):
     for row in each(call, rows):
         if not may_be_about(row, checkout) or state_of(row) in CLOSED or _is_recorded(call, row):
             continue
-        if is_of_session(call, row, notes) and 0 < len(id_of(row)) <= MAX_ID:
+        if is_of_session(call, row, notes) and id_of(row):
             found.append(row)
         elif may_be_altered(call, row, notes, checkout.get('refused')):
             unclear.append(row)

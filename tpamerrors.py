@@ -5,12 +5,15 @@ Python 2.6.5 code, like all that ships. This module imports nothing of the plugi
 """
 import base64
 import os
+import select
+import thread
 import unicodedata
 
 MAX_SHOWN = 500     # characters of one value in a log line
 MAX_ID = 100        # characters of the id of a request
 MAX_NAME = 256      # characters of the name of a system or an account
 MAX_MATCHED = 1000  # characters of a server's text that a pattern is tried on
+_NOTICE = 0.2       # seconds that a thread has to end by itself when its time is over
 
 
 # ---- errors: one class for each thing that a caller can do about it ------------------------------
@@ -207,3 +210,29 @@ class Deadline(object):
         if left <= 0.02:
             raise TpamTimeout()
         return left
+
+
+def in_thread(function, deadline):
+    """Return what a function returns, or raise what it raises, within the deadline. Raises
+    TpamTimeout.
+
+    No signal ends C code. It runs in a thread, which is abandoned if it is late.
+    """
+    returned, failed = [], []
+    reader, writer = os.pipe()
+
+    def run():
+        try:
+            returned.append(function())
+        except Exception as error:
+            failed.append(error)
+        os.write(writer, b'.')
+    thread.start_new_thread(run, ())
+    ready, _, _ = select.select([reader], [], [], deadline.left() + _NOTICE)
+    if reader not in ready:
+        raise TpamTimeout()  # the pipe stays open, because the thread may still write to it
+    os.close(reader)
+    os.close(writer)
+    for error in failed:
+        raise error
+    return returned[0]

@@ -10,7 +10,7 @@ import re
 import select
 import urllib2
 
-from tpamerrors import BadAnswer, TpamTimeout, native, text
+from tpamerrors import BadAnswer, TpamTimeout, in_thread, native, text
 
 MAX_HEADERS = 64 * 1024      # bytes of status line and headers of one answer
 MAX_BODY = 16 * 1024 * 1024  # bytes of one answer
@@ -58,7 +58,8 @@ class Wire(io.RawIOBase):
         if self._has_ended:  # 2.6 would wait for more after the end of a TLS stream
             return 0
         self._sock.settimeout(self._deadline.left())
-        data = self._sock.recv(len(buffer))
+        # OpenSSL 0.9.8 stays in one call for as long as the peer sends empty records.
+        data = in_thread(lambda: self._sock.recv(len(buffer)), self._deadline)
         self._has_ended = not data
         self.received += len(data)
         if self.received > self.budget:

@@ -5,7 +5,7 @@ Python 2.6.5 code.
 """
 import re
 
-from tpamerrors import column, folded, same_name, text
+from tpamerrors import MAX_ID, column, folded, same_name, text
 
 ACTIVE = (u'active/approved',)
 OPEN = ACTIVE + (u'approved', u'pending approval')  # 'approved' starts later
@@ -52,8 +52,10 @@ def may_be_about(row, checkout):
 
 
 def id_of(row):
-    """Return the id of a request (text), u'' if the row has none. Servers pad it."""
-    return column(row, 'RequestID').strip()
+    """Return the id of a request (text), u'' if the row has none, or a long text in its place.
+    Servers pad it."""
+    number = column(row, 'RequestID').strip()
+    return number if len(number) <= MAX_ID else u''
 
 
 def state_of(row, name='Status'):

@@ -11,13 +11,12 @@ import socket
 import ssl
 import struct
 import tempfile
-import thread
 import urllib2
 
 from tpamcert import (certificate, fingerprint, matches, names_of, packed_address, shown,
                       tls_remedy)
 from tpamerrors import (Deadline, TpamConnectionEnded, TpamError, TpamOutcomeUnknown, TpamRefused,
-                        TpamTimeout, TpamUnavailable, basic, native, text)
+                        TpamTimeout, TpamUnavailable, basic, in_thread, native, text)
 from tpamhttp import (MAX_HEADERS, SEE_SERVER, WITHOUT_TLS, Wire, connect, is_readable, post,
                       reason_of, status_remedy, status_text)
 
@@ -52,30 +51,13 @@ def addresses_of(host, port, deadline):
     """Return getaddrinfo() of a host within the deadline. Raises EnvironmentError, UnicodeError,
     TpamTimeout.
 
-    getaddrinfo has no time limit, and no signal ends it. It runs in a thread, which is abandoned
-    if it is late.
+    getaddrinfo has no time limit.
     """
     if packed_address(host):
         return socket.getaddrinfo(host, port, socket.AF_UNSPEC, socket.SOCK_STREAM, 0,
                                   socket.AI_NUMERICHOST)
-    found, failed = [], []
-    reader, writer = os.pipe()
-
-    def run():
-        try:
-            found.extend(socket.getaddrinfo(host, port, socket.AF_UNSPEC, socket.SOCK_STREAM))
-        except Exception as error:
-            failed.append(error)
-        os.write(writer, b'.')
-    thread.start_new_thread(run, ())
-    ready, _, _ = select.select([reader], [], [], deadline.left())
-    if reader not in ready:
-        raise TpamTimeout()  # the pipe stays open, because the thread may still write to it
-    os.close(reader)
-    os.close(writer)
-    for error in failed:
-        raise error
-    return found
+    return in_thread(lambda: socket.getaddrinfo(host, port, socket.AF_UNSPEC, socket.SOCK_STREAM),
+                     deadline)
 
 
 # ---- one connection ------------------------------------------------------------------------------
@@ -225,8 +207,10 @@ class Connection(object):
     def _shake_hands(self, limit):
         """Shake hands, and read the certificate of the peer."""
         self.waiting_for = u'the TLS handshake'
+        sock, self.sock = self.sock, None  # the thread's, which may be abandoned
         try:
-            _do_handshake(self.sock, limit)
+            in_thread(lambda: _do_handshake(sock, limit), limit)
+            self.sock = sock
             reason = self._check_tls()
         except EnvironmentError as error:
             reason = reason_of(error)
@@ -313,6 +297,16 @@ def _is_loadable(ca_cert, sock):
 
 
 def _do_handshake(sock, limit):
+    """Shake hands, and close the socket if that fails. OpenSSL 0.9.8 stays in one call for as long
+    as the peer sends alerts (CVE-2016-8610), or computes with its numbers (CVE-2018-0732)."""
+    try:
+        _do_steps(sock, limit)
+    except Exception:
+        sock.close()
+        raise
+
+
+def _do_steps(sock, limit):
     """Shake hands step by step: the timeout of the socket would apply to each of many reads."""
     sock.setblocking(False)
     while True:

@@ -56,6 +56,7 @@ def _httplib():
 
 def _urllib2():
     import urllib.request
+    _add_wrap_socket()  # the module that needs it imports urllib2, too
     return _module('urllib2', urllib.request)
 
 
@@ -70,7 +71,6 @@ def _xmlrpclib():
 
 def _thread():
     import _thread
-    _add_wrap_socket()  # the module that needs it imports thread, too
     return _module('thread', _thread)
 
 

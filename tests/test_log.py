@@ -68,6 +68,14 @@ class Stream(object):
 sys.stdout = Stream()
 '''
 
+# OpenSSL stays in a call, and no signal is handled until a call of C code ends.
+ENDLESS_CALL = '''
+import ssl, thread
+held = thread.allocate_lock()
+held.acquire()
+ssl.SSLSocket.%s = lambda *arguments: held.acquire()
+'''
+
 
 def child(tmpdir, code):
     """Path of a script for FakeSps.call()."""
@@ -118,6 +126,18 @@ def test_a_stdout_that_is_a_full_pipe_keeps_no_password_back(world, tmpdir, room
     assert not result.killed
     assert result.inside < IN_TIME
     assert result.credentials == [PASSWORD]
+
+
+@pytest.mark.parametrize('call', ['do_handshake', 'recv'])
+def test_a_call_of_openssl_that_no_signal_ends_keeps_no_hook_from_saying_what_is_checked_out(world, tmpdir, call):
+    played = world.session(tpam={'authorization': 'request', 'timeout': '6', 'connect_timeout': '2'})
+    assert played.call('get_password_list').credentials == [PASSWORD]
+    ended = hook_of(played, child(tmpdir, ENDLESS_CALL % call), 'session_ended')
+    assert not ended.killed
+    assert ended.inside < 6 + SLACK
+    error = [line for line in ended.lines if line.startswith('ERROR')][0]
+    assert error.startswith("ERROR Check-in failed; do it by hand unless a later line says it is done; account='root'")
+    assert "command='Cancel'" in error and "request='1001'" in error
 
 
 @pytest.mark.parametrize('stdout', [FULL_PIPE % {'room': 0}, NEVER_WRITTEN], ids=['pipe', 'stream'])
