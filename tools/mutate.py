@@ -34,8 +34,8 @@ import line_record  # noqa: E402
 
 DOCUMENT = os.path.join(ROOT, 'docs', 'mutants.md')
 MOST_TESTS = 50  # functions that one mutant runs: those that run the fewest lines besides it
-SECONDS = 1200  # for the tests of one mutant
-CPU_SECONDS = 400  # of one process: no hook that a mutant keeps busy outlives its tests for long
+SECONDS = 300  # for the tests of one mutant
+CPU_SECONDS = 200  # of one process: no hook that a mutant keeps busy outlives its tests for long
 LEFT_OUT = ('.git', '.tox', '.venv', '.hypothesis', 'dist', '__pycache__')
 # Most changes of a % or + are to text, and raise TypeError at once: one replacement of each will do.
 TRIVIAL = re.compile(r'core/ReplaceBinaryOperator_(?!Add_Sub|Sub_Add|Mul_Add|Div_Mul|FloorDiv_Mul'
