@@ -6,7 +6,6 @@ Python 2.6.5 code, like all that ships. This module imports nothing of the plugi
 import base64
 import os
 import select
-import thread
 import unicodedata
 
 MAX_SHOWN = 500     # characters of one value in a log line
@@ -218,6 +217,7 @@ def in_thread(function, deadline):
 
     No signal ends C code. It runs in a thread, which is abandoned if it is late.
     """
+    import thread  # the tools use the rest of this module where there is none
     returned, failed = [], []
     reader, writer = os.pipe()
 
