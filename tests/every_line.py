@@ -75,20 +75,7 @@ class Recorder(object):
 
     def __init__(self, path):
         self._path, self._record = path, line_record.start(path)
-        self._test, self._problems = '', []
-
-    def pytest_runtest_logstart(self, nodeid):
-        self._test = nodeid
-        line_record.begin(self._record, nodeid)
-
-    @pytest.hookimpl(hookwrapper=True)
-    def pytest_fixture_setup(self, fixturedef, request):
-        if fixturedef.scope == 'function':
-            yield
-            return
-        line_record.begin(self._record, request.node.nodeid)
-        yield
-        line_record.begin(self._record, self._test)
+        self._problems = []
 
     def pytest_sessionfinish(self, session):
         self._problems = problems(self._path, UNTESTED)
@@ -103,8 +90,30 @@ class Recorder(object):
             terminalreporter.write_line('%s: `%s`, because %s' % (module, statement, reason))
 
 
+class TestRecorder(object):
+    """Records which test runs which line."""
+
+    def __init__(self, path):
+        self._record, self._test = line_record.start(path), ''
+
+    def pytest_runtest_logstart(self, nodeid):
+        self._test = nodeid
+        line_record.begin(self._record, nodeid)
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_fixture_setup(self, fixturedef, request):
+        if fixturedef.scope == 'function':
+            yield
+            return
+        line_record.begin(self._record, request.node.nodeid)
+        yield
+        line_record.begin(self._record, self._test)
+
+
 def pytest_configure(config):
-    if line_record.PATH not in os.environ:
+    if line_record.PATH in os.environ:  # for mutate.py
+        config.pluginmanager.register(TestRecorder(os.environ[line_record.PATH]))
+    else:
         folder = tempfile.mkdtemp()
         atexit.register(shutil.rmtree, folder, True)
         os.environ[line_record.PATH] = os.path.join(folder, 'record')

@@ -13,21 +13,26 @@ SHIPPED = re.compile(r'(?:main|sshkey|tpam\w+)\.py\Z')
 def start(path):
     """Append the shipped lines that run in this process from now on to the record, and return its descriptor.
 
-    sys.monitoring (Python 3.12) reports each line once, which costs next to nothing.
+    sys.monitoring (Python 3.12) reports each function once, and each line of the shipped ones, which costs little.
     """
     monitoring = sys.monitoring
     record = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
+    def enter(code, _):
+        if SHIPPED.match(os.path.basename(code.co_filename)):
+            monitoring.set_local_events(monitoring.COVERAGE_ID, code, monitoring.events.LINE)
+        return monitoring.DISABLE
+
     def append(code, line):
         name = os.path.basename(code.co_filename)
-        if SHIPPED.match(name):
-            os.write(record, ('%s:%d\n' % (name, line)).encode('ascii'))  # at once, because hooks are killed
+        os.write(record, ('%s:%d\n' % (name, line)).encode('ascii'))  # at once, because hooks are killed
         return monitoring.DISABLE
     if monitoring.get_tool(monitoring.COVERAGE_ID) is not None:
         return record
     monitoring.use_tool_id(monitoring.COVERAGE_ID, 'every_line')
+    monitoring.register_callback(monitoring.COVERAGE_ID, monitoring.events.PY_START, enter)
     monitoring.register_callback(monitoring.COVERAGE_ID, monitoring.events.LINE, append)
-    monitoring.set_events(monitoring.COVERAGE_ID, monitoring.events.LINE)
+    monitoring.set_events(monitoring.COVERAGE_ID, monitoring.events.PY_START)
     return record
 
 

@@ -34,8 +34,8 @@ import line_record  # noqa: E402
 
 DOCUMENT = os.path.join(ROOT, 'docs', 'mutants.md')
 MOST_TESTS = 50  # functions that one mutant runs: those that run the fewest lines besides it
-SECONDS = 300  # for the tests of one mutant
-CPU_SECONDS = 200  # of one process: no hook that a mutant keeps busy outlives its tests for long
+SECONDS = 300  # for the tests of one mutant, and of CPU for each of their processes: a mutant may keep one busy
+SECONDS_OF_ALL = 3600  # for all tests without a mutant
 LEFT_OUT = ('.git', '.tox', '.venv', '.hypothesis', 'dist', '__pycache__')
 # Most changes of a % or + are to text, and raise TypeError at once: one replacement of each will do.
 TRIVIAL = re.compile(r'core/ReplaceBinaryOperator_(?!Add_Sub|Sub_Add|Mul_Add|Div_Mul|FloorDiv_Mul'
@@ -158,17 +158,17 @@ def function_of(test):
     return test.partition('[')[0]
 
 
-def run_tests(folder, words, **environment):
+def run_tests(folder, words, seconds=SECONDS, **environment):
     """Run pytest with these words in a copy of the project -> (whether all passed, output)."""
     process = subprocess.Popen(
         [sys.executable, '-m', 'pytest', '--tb=line'] + words, cwd=folder,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         env=dict(os.environ, **environment),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS)))
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds)))
     try:
-        output = process.communicate(timeout=SECONDS)[0].decode('utf-8', 'replace')
+        output = process.communicate(timeout=seconds)[0].decode('utf-8', 'replace')
     except subprocess.TimeoutExpired:
-        output = 'is not finished in %d s' % SECONDS
+        output = 'is not finished in %d s' % seconds
     finally:
         try:
             os.killpg(process.pid, signal.SIGKILL)
@@ -287,7 +287,7 @@ def try_all(mutants, options, folder):
     record = os.path.abspath(options.record or os.path.join(folder, 'record'))
     if not os.path.exists(record):
         words = NOT_RUN + ['-p', 'tests.every_line']
-        passed, output = run_tests(folder, words, **{line_record.PATH: record})
+        passed, output = run_tests(folder, words, SECONDS_OF_ALL, **{line_record.PATH: record})
         if not passed:
             raise program.Mistake('the tests fail without any change: %s' % output[-1000:])
     ran, results = line_record.read(record), []
