@@ -11,8 +11,7 @@ UNKNOWN_COMMAND, BAD_OPTIONS = -32601, -32602  # fault codes
 REFUSED = 1                                    # the returnCode of every refusal
 REPLICA = 'not available on a failed over replica'
 MAX_TEXT = 1000                                # characters of TPAM's text in an answer
-MAX_ROWS, MAX_CELLS = 10000, 150000            # of a table; its answer has some 15 MB at most
-TOO_LONG = 'the list is too long; ask for fewer rows'
+MAX_ROWS = 1000                                # of a table; the plugin asks for no more
 
 # What a command printed: bytes, bytes, and int or None.
 Output = namedtuple('Output', 'stdout stderr status')
@@ -109,14 +108,15 @@ def checked_value(option, value):
 _REFUSALS = re.compile(
     'not authorized|no permission exists|do not have permissions|is (?:currently )?locked|'
     'reason codes? .*(?:are required|failed validation)|requires a ticket|'
-    'ticket (?:number and ticket system are required|.*(?:not found|failed validation))|'
-    'exceeds account maximum|default initial password|usage: retrieve|' + REPLICA, re.I)
-_FAILED = re.compile(r'\bnot\b|could|denied|unreachable|timed out|fail|unsuccessful', re.I)
+    'ticket (?:number and ticket system are required|'
+    '.*(?:not found|failed (?:manual )?validation))|'
+    'exceeds account maximum|default initial password|usage: retrieve|'
+    '^(?:denied|unauthorized|forbidden|failed|failure|error|timeout|password|login)[.:!]?$|'
+    + REPLICA, re.I)
 
 
 def answer(name, options, output):
-    """Return the answer (dict) to a command that printed `output`. Raises Refused, OutcomeUnknown.
-    """
+    """Return the answer (dict) to a command. Raises Refused and OutcomeUnknown."""
     if not _text(output) and COMMANDS[name].changes:
         raise OutcomeUnknown('TPAM printed nothing')
     return COMMANDS[name].read(output, options)
@@ -130,7 +130,7 @@ def _lines(printed):
 
 def _text(output):
     """Return what was printed as one line, for a message."""
-    lines = _lines(output.stdout[:64 * 1024]) or _lines(output.stderr[:64 * 1024])
+    lines = _lines(output.stdout[:64 * 1024]) + _lines(output.stderr[:64 * 1024])
     return ' '.join(line.strip() for line in lines)[:MAX_TEXT]
 
 
@@ -143,12 +143,11 @@ def _read_password(output, options):
 
     Text that may contain a password is not repeated, because a refusal is logged.
     """
-    lines = _lines(output.stdout)
-    if _is_clean(output) and lines and lines == lines[0].split():
+    lines = _lines(output.stdout) + _lines(output.stderr)
+    refusals = [line.strip() for line in lines if _REFUSALS.search(line[:MAX_TEXT])]
+    if _is_clean(output) and lines and lines == lines[0].split() and not refusals:
         if lines[0].isprintable() and '\ufffd' not in lines[0]:
             return {'returnCode': 0, 'message': lines[0]}
-    lines += _lines(output.stderr)
-    refusals = [line.strip() for line in lines if _REFUSALS.search(line[:MAX_TEXT])]
     if refusals:
         raise Refused(' '.join(refusals)[:MAX_TEXT])
     if not lines:
@@ -173,17 +172,17 @@ def _read_new_request(output, options):
     raise Refused(_text(output))
 
 
-def _read_done(*sentences):
-    """Return a function that knows success by a line that is one of these sentences (patterns, in
-    which {number} stands for that of the request), unless another line tells of a failure."""
+def _read_done(done, other='(?!)'):
+    """Return a function that knows success by a line that is `done`. Every other line must be
+    `other`, or it could tell of a failure. Both are patterns, in which {number} stands for the
+    number of the request, and {SystemName} for the value of that option."""
     def read(output, options):
-        number = str(options.get('RequestID', '')).partition('-')[0]
-        done = '|'.join(sentences).format(number=number)
-        names = '|'.join(re.escape(str(value)) for value in options.values())
-        named = re.compile(r'(?<!\S)(?:%s)(?!\S)' % names, re.I)  # a name may look like a failure
-        lines = [line.strip() for line in _lines(output.stdout + b'\n' + output.stderr)]
-        others = [line for line in lines if not re.fullmatch(done, line, re.I)]
-        if len(others) == len(lines) or any(_FAILED.search(named.sub('', line)) for line in others):
+        names = {name: re.escape(str(value)) for name, value in options.items()}
+        names['number'] = str(options.get('RequestID')).partition('-')[0]
+        lines = [line.strip() for line in _lines(output.stdout)]
+        others = [line for line in lines if not re.fullmatch(done.format(**names), line, re.I)]
+        unknown = [line for line in others if not re.fullmatch(other.format(**names), line, re.I)]
+        if len(others) == len(lines) or unknown or not _is_clean(output):
             raise Refused(_text(output))
         return {'returnCode': 0, 'message': _text(output)}
     return read
@@ -197,10 +196,8 @@ def _read_table(*required):
     """
     def read(output, options):
         text = _text(output)
-        if re.fullmatch('No [A-Za-z ]+ to list[.!]?', text):
+        if re.fullmatch('No (?:Systems|Accounts|Requests|Permissions) to list[.!]?', text):
             return {'returnCode': 0, 'message': text, 'count': 0, 'rows': []}
-        if output.stdout.count(b'\n') > MAX_ROWS:
-            raise Refused(TOO_LONG)
         lines = _lines(output.stdout)
         names = [name.strip() for name in lines[0].split('\t')] if lines else []
         if len(names) < 2:
@@ -210,8 +207,10 @@ def _read_table(*required):
                           'TPAM printed a table, and ended with an error')
         if not set(required) <= set(names):
             raise Refused('TPAM printed no table with the columns %s' % ', '.join(required))
-        if len(lines) * len(names) > MAX_CELLS:
-            raise Refused(TOO_LONG)
+        if any(names.count(name) > 1 for name in names if name):
+            raise Refused('TPAM printed a table with two columns of one name')
+        if len(lines) > 1 + MAX_ROWS:
+            raise Refused('the list is too long; ask for fewer rows')
         least = max(names.index(name) for name in required) + 1
         rows = []
         for line in lines[1:]:
@@ -248,8 +247,8 @@ COMMANDS = {
     'GetPwdRequest': Command(('RequestID',), _read_table('RequestID', 'RequestStatus'), False),
     'Cancel': Command(
         ('RequestID [Comment]',),
-        _read_done('The response for (?:Password )?RequestID: {number}(?:-[0-9]+)?(?: for [^:"]+)? '
-                   'was submitted successfully[.!]?'), True),
+        _read_done('The response for (?:Password )?RequestID: {number}(?:-[0-9]+)?'
+                   r'(?: for (?:[^:"]|:\S)+)? was submitted successfully[.!]?'), True),
     'ListRequestDetails': Command(
         ('[RequestorName SystemName AccountName Status MaxRows]',),
         _read_table('RequestID', 'UserName', 'SystemName', 'AccountName', 'Status'), False),
@@ -262,8 +261,10 @@ COMMANDS = {
         ('[NetworkAddress SystemName MaxRows]',), _read_table('SystemName'), False),
     'ForceReset': Command(
         ('SystemName AccountName',),
-        _read_done('(?:TPAM has|Successfully) processed the password change(?: for .*)?',
-                   'The password was successfully changed[.!]?'), True),
+        _read_done('(?:TPAM has|Successfully) processed the password change'
+                   '(?: for {AccountName} on {SystemName})?[.!]?|'
+                   'The password was successfully changed[.!]?',
+                   'Connecting to {SystemName}[.]*'), True),
 }
 
 

@@ -74,7 +74,9 @@ REPLIES = {     # command -> its several lines
                      '%(SystemName)s\nThe password matches the managed system',
     'TestSystem': 'Connecting to %(SystemName)s\nThe test of %(SystemName)s was successful',
 }
-BREAKS = ('before', 'after', 'half')    # the command is carried out, and half of its answer sent
+# When a connection breaks. The last three come after half of the answer: the network fails, TPAM ends the connection by
+# SSH's own message, and TPAM closes the channel without an exit status.
+BREAKS = ('before', 'after', 'half', 'goodbye', 'closed')
 USER_KEYS = {'ecdsa': 'ecdsa-sha2-nistp256', 'ed25519': 'ssh-ed25519', 'rsa': 'ssh-rsa', 'dsa': 'ssh-dss'}
 
 
@@ -247,10 +249,11 @@ class FakeTpamCli:
             output = (output + '\n').replace('\n', self.line_end).encode('utf-8', 'surrogateescape')
             if self._is_broken('after', line):
                 return process.channel.get_connection().abort()
-            if self._is_broken('half', line):
-                process.stdout.write(output[:len(output) // 2])
-                await asyncio.sleep(0.1)
-                return process.channel.get_connection().abort()
+            for moment in BREAKS[2:]:
+                if self._is_broken(moment, line):
+                    process.stdout.write(output[:len(output) // 2])
+                    await asyncio.sleep(0.1)
+                    return self._break(moment, process.channel)
             stream = process.stderr if is_refusal and self.refusals == 'stderr' else process.stdout
             stream.write(output)
             process.exit(self.exit_status)
@@ -262,6 +265,14 @@ class FakeTpamCli:
             return False
         self.breaks = None
         return True
+
+    def _break(self, moment, channel):
+        if moment == 'half':
+            channel.get_connection().abort()
+        elif moment == 'goodbye':
+            channel.get_connection().disconnect(asyncssh.DISC_BY_APPLICATION, 'shutting down')
+        else:
+            channel.close()
 
     def answer(self, tpam, user, line):
         """Return (what a command line prints, whether it is a refusal)."""
@@ -308,7 +319,7 @@ class FakeTpamCli:
             return 'No %s to list' % command[4:]
         names = list(COLUMNS[command])
         if self.columns == 'added':
-            names[2:2] = ['Profile', 'PSM DPA Affinity']
+            names[2:2] = ['Profile', 'Profile DN']
         if self.columns == 'reordered':
             names.reverse()
         lines = [''] * self.blank_line + ['\t'.join(names)]

@@ -131,6 +131,7 @@ def test_what_may_be_sent_twice_is_what_the_protocol_says():
 # ---- the output
 
 OPTIONS = {'SystemName': 'A', 'AccountName': 'B', 'RequestID': '1-1'}
+RESET = 'TPAM has processed the password change for B on A'
 
 
 def read(name, output):
@@ -153,7 +154,7 @@ def test_a_password_is_one_word_on_one_line(stdout):
     printed('s3cret\r\n', status=1), printed(b's3cret\xff\r\n'), printed('s3cret now released\nuntil tomorrow noon\n'),
     printed('s3cret horse battery\r\n'), printed('', b's3cret horse'), printed('s3cret', status=None),
     printed('\ufeffs3cret'), printed('s3\0cret'), printed('s3cret\u00a0'),
-    printed('s3cret\r\nThe account is locked\r\n')])
+    printed('s3cret\r\nThe account is locked\r\n'), printed('s3cret', b'password:')])
 def test_what_may_contain_a_password_is_refused_and_not_repeated(output):
     with pytest.raises(Refused) as caught:
         read('Retrieve', output)
@@ -167,6 +168,8 @@ def test_what_may_contain_a_password_is_refused_and_not_repeated(output):
     (printed('The account is currently locked'), 'locked'),
     (printed('Retrieve is not available on a failed over replica'), 'failed over replica'),
     (printed('default initial password\r\n'), 'default initial password'),
+    (printed('Ticket Number failed manual validation\r\n'), 'manual validation'),
+    (printed('Unauthorized\r\n'), 'Unauthorized'), (printed('Timeout'), 'Timeout'), (printed('Password:'), 'Password:'),
     (printed(''), 'printed nothing'),
 ])
 def test_a_known_refusal_of_retrieve_is_passed_on_in_tpams_words(output, text):
@@ -199,12 +202,13 @@ def test_a_text_that_imitates_a_new_request_gives_no_id(stdout):
 
 @pytest.mark.parametrize('name, stdout', [
     ('Cancel', 'The response for Password RequestID: 1 for A/B was Submitted Successfully\r\n'),
-    ('ForceReset', 'Connecting\r\nTPAM has processed the password change\r\n\r\n'),
+    ('Cancel', 'The response for RequestID: 1-1 for HOST:22/root was submitted successfully.'),
+    ('ForceReset', 'Connecting to a...\r\nTPAM has processed the password change\r\n\r\n'),
     ('ForceReset', 'Connecting to A\r\nSuccessfully processed the password change for B on A'),
     ('ForceReset', 'The password was successfully changed\r\n'),
 ])
 def test_success_is_known_by_its_words(name, stdout):
-    assert read(name, printed(stdout, status=1))['returnCode'] == 0
+    assert read(name, printed(stdout))['returnCode'] == 0
 
 
 @pytest.mark.parametrize('name, stdout', [
@@ -216,10 +220,20 @@ def test_success_is_known_by_its_words(name, stdout):
     ('ForceReset', 'The connection was successful\r\nThe password could not be changed: permission denied'),
     ('ForceReset', 'TPAM has processed the password change for B on A\r\nHost Unreachable'),
     ('ForceReset', 'System successful: You are not authorized'),
+    ('ForceReset', 'TPAM has processed the password change for C on A'),
+    ('ForceReset', RESET + ': FAILED'),
+    ('ForceReset', RESET + ' unsuccessfully'),
+    ('ForceReset', RESET + '\r\nUnable to change the password'),
+    ('ForceReset', RESET + "\r\nThe password can't be changed"),
+    ('ForceReset', RESET + '\r\nConnection refused'),
+    ('ForceReset', 'Connecting to A\r\n'),
+    ('Cancel', 'The response for Password RequestID: 1-1 for A/B: error "x" was submitted successfully'),
     ('Cancel', 'Comment "submitted successfully" is too long'),
     ('Cancel', 'The response for Password RequestID: 2-1 for A/B was submitted successfully'),
     ('ListSystems', 'Usage: ListSystems [--SystemName x]\r\n--MaxRows\tN'),
     ('ListSystems', 'sps is not authorized to list systems'),
+    ('ListSystems', 'No permission to list'),
+    ('ListSystems', 'No license to list'),
     ('ListSystems', ''),
     ('GetPwdRequest', 'Valid commands are: ListSystems'),
 ])
@@ -229,13 +243,20 @@ def test_everything_else_is_a_refusal(name, stdout):
     assert caught.type is Refused
 
 
+@pytest.mark.parametrize('output', [
+    printed(RESET, status=1), printed(RESET, b'Connection lost'), printed('', RESET.encode('ascii'))])
+def test_a_reset_that_ended_with_an_error_is_refused(output):
+    with pytest.raises(Refused, match='processed'):
+        read('ForceReset', output)
+
+
 def test_a_name_that_looks_like_a_failure_is_none():
     options = {'SystemName': 'failover', 'AccountName': 'not'}
     reset = printed('Connecting to FAILOVER\r\nTPAM has processed the password change for not on failover')
     assert answer('ForceReset', options, reset)['returnCode'] == 0
 
 
-@pytest.mark.parametrize('what', ['Systems', 'Accounts', 'Requests', 'Permissions', 'PSM Accounts'])
+@pytest.mark.parametrize('what', ['Systems', 'Accounts', 'Requests', 'Permissions'])
 def test_an_empty_list_has_no_rows(what):
     empty = 'No %s to list' % what
     assert read('ListSystems', printed(empty + '\r\n')) == {'returnCode': 0, 'message': empty, 'count': 0, 'rows': []}
@@ -276,11 +297,16 @@ def test_a_table_that_ended_with_an_error_is_refused(output):
         read('ListSystems', output)
 
 
-@pytest.mark.parametrize('stdout', ['SystemName\tA\n' + 'x\n' * 10001,
-                                    '\t'.join(['SystemName'] + ['A'] * 1000) + '\nx' * 200])
-def test_a_table_that_is_too_long_is_refused(stdout):
+def test_a_table_has_a_thousand_rows_at_most():
+    rows = 'SystemName\tA\r\n' + 'x\r\n' * 1000
+    assert read('ListSystems', printed(rows))['count'] == 1000
     with pytest.raises(Refused, match='too long'):
-        read('ListSystems', printed(stdout))
+        read('ListSystems', printed(rows + 'x\r\n'))
+
+
+def test_a_table_with_a_column_that_is_there_twice_is_refused():
+    with pytest.raises(Refused, match='two columns'):
+        read('GetPwdRequest', printed('RequestID\tRequestStatus\t\tRequestStatus\t\r\n1\tDenied\t\tActive/Approved\t'))
 
 
 def test_a_table_without_the_columns_that_count_is_refused():

@@ -142,7 +142,8 @@ def test_columns_can_be_added_reordered_and_cut(cli, run, columns, head, row):
     assert blank == '' and header.startswith(head) and line == row
 
 
-@pytest.mark.parametrize('moment, carried_out', [('before', 0), ('after', 1), ('half', 1)])
+@pytest.mark.parametrize('moment, carried_out', [('before', 0), ('after', 1), ('half', 1), ('goodbye', 1),
+                                                 ('closed', 1)])
 def test_a_connection_can_break_around_a_command(cli, keys, moment, carried_out):
     cli.breaks = (moment, 'AddPwdRequest')
     whole, broken = ssh(cli, 'ListSystems', ADD, username='sps', client_keys=[keys['ed25519']])
