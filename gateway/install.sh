@@ -23,6 +23,7 @@ id tpam-gateway >/dev/null 2>&1 ||
     useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin tpam-gateway
 install -d "$PROGRAM"
 install -d -m 750 -o root -g tpam-gateway "$CONFIG"
+install -d -o tpam-gateway -g tpam-gateway /var/log/tpam-gateway  # for the check before the first start
 [ -x "$PYTHON" ] || python3 -m venv "$PROGRAM/venv"
 "$PYTHON" -m pip install --quiet --disable-pip-version-check --upgrade --requirement "$HERE/requirements.txt"
 install -m 644 "$HERE"/*.py "$PROGRAM"

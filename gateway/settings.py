@@ -11,7 +11,6 @@ import re
 import secrets
 import ssl
 import stat
-import warnings
 from collections import namedtuple
 
 try:
@@ -25,9 +24,6 @@ from commands import COMMANDS
 
 MAX_COMMANDS, CONNECT_TIMEOUT, COMMAND_TIMEOUT = 4, 5, 50
 SCRYPT = {'n': 2 ** 14, 'r': 8, 'p': 1}  # 16 MiB and some 50 ms
-OLD, NEW = ('1.0', '1.1'), ('1.2', '1.3')
-_VERSIONS = {'1.0': ssl.TLSVersion.TLSv1, '1.1': ssl.TLSVersion.TLSv1_1,
-             '1.2': ssl.TLSVersion.TLSv1_2, '1.3': ssl.TLSVersion.TLSv1_3}
 
 
 class Mistake(Exception):
@@ -41,8 +37,8 @@ Tpam = namedtuple('Tpam', 'host port host_key')
 # A user of TPAM's command line; key is an asyncssh private key.
 CliLogin = namedtuple('CliLogin', 'name key')
 # A user of the gateway. password: a hash, or None. certificates: fingerprints and subjects. login:
-# CliLogin. login_id: its identity (name, path of the key). commands: names. clients: networks.
-User = namedtuple('User', 'name password certificates login login_id commands clients')
+# CliLogin. commands: names. clients: networks.
+User = namedtuple('User', 'name password certificates login commands clients')
 
 
 class Settings:
@@ -50,8 +46,8 @@ class Settings:
 
     listen: (host, port). path: of the URL. log: path of the file, or None for stdout.
     certificate: path of the PEM. context: SSLContext for everybody but old_clients, a list of
-    networks. old_context: the SSLContext for these, or None if there are none. tpams: [Tpam].
-    limits: Limits. users: {name: User}.
+    networks. old_context: the SSLContext for these. tpams: [Tpam]. limits: Limits.
+    users: {name: User}.
     """
 
     def is_client(self, address):
@@ -72,9 +68,8 @@ def hash_password(password):
     """Return a password (text) as scrypt$N$r$p$salt$hash."""
     salt = secrets.token_bytes(16)
     digest = hashlib.scrypt(password.encode('utf-8'), salt=salt, dklen=32, **SCRYPT)
-    parts = ['%d' % SCRYPT[name] for name in 'nrp'] + [
-        base64.b64encode(part).decode('ascii') for part in (salt, digest)]
-    return '$'.join(['scrypt'] + parts)
+    encoded = [base64.b64encode(part).decode('ascii') for part in (salt, digest)]
+    return '$'.join(['scrypt'] + [str(value) for value in SCRYPT.values()] + encoded)
 
 
 def verify_password(password, hashed):
@@ -87,15 +82,13 @@ def verify_password(password, hashed):
 
 def is_hash(text):
     """Return whether a text is a hash that verify_password() can take, in time and in memory."""
-    found = re.fullmatch(r'scrypt\$([0-9]{1,6})\$([0-9]{1,2})\$1\$(.+)\$(.+)', text)
-    if found is None:
-        return False
-    n, r = int(found.group(1)), int(found.group(2))
     try:
-        parts = [base64.b64decode(part, validate=True) for part in found.groups()[2:]]
-    except ValueError:
+        kind, n, _, p, _, digest = text.split('$')
+        verify_password('', text)
+        is_strong = int(n) >= SCRYPT['n'] and len(base64.b64decode(digest)) == 32
+        return kind == 'scrypt' and p == '1' and is_strong
+    except (ValueError, OverflowError):  # verify_password() raises them for too much memory, too
         return False
-    return n > 1 and n & (n - 1) == 0 and 0 < r and n * r <= 2 ** 18 and len(parts[1]) == 32
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -133,9 +126,9 @@ class Table:
 
     def take(self, option, kind, *default):
         """Return an option of this type, or the default. Without a default it is required."""
-        if option not in self._content and default:
-            return default[0]
         if option not in self._content:
+            if default:
+                return default[0]
             raise self.mistake(option, 'is missing')
         value = self._content.pop(option)
         if kind is float and type(value) is int:
@@ -147,8 +140,8 @@ class Table:
     def texts(self, option, *default):
         """Return a list of texts."""
         values = self.take(option, list, *default)
-        if not all(isinstance(value, str) and value for value in values):
-            raise self.mistake(option, 'must be a list of texts')
+        if not all(isinstance(value, str) and value for value in values) or not (values or default):
+            raise self.mistake(option, 'must be a list of texts, and not empty')
         return values
 
     def networks(self, option, *default):
@@ -185,53 +178,54 @@ def read_settings(path):
     tpams = document.take('tpam', list)
     settings.tpams = [_read_tpam(Table('tpam', content)) for content in tpams]
     settings.limits = _read_limits(Table('ssh', document.take('ssh', dict, {})))
-    keys, settings.users = {}, {}
+    settings.users = {}
     for content in document.take('user', list):
-        user = _read_user(Table('user', content), folder, keys)
+        user = _read_user(Table('user', content), folder)
         if user.name in settings.users:
             raise Mistake('[user] name %s is there twice' % user.name)
         settings.users[user.name] = user
     document.end()
     if not settings.tpams or not settings.users:
         raise Mistake('at least one [[tpam]] and one [[user]] are needed')
-    if settings.context.verify_mode == ssl.CERT_NONE and any(
-            user.certificates for user in settings.users.values()):
+    users = [user for user in settings.users.values() if user.certificates]
+    if users and settings.context.verify_mode == ssl.CERT_NONE:
         raise Mistake('[server] client_ca is missing: certificates of users need it')
+    entries = [entry for user in users if user.password is None for entry in user.certificates]
+    if len(set(entries)) < len(entries):
+        raise Mistake('[user] certificates: one that is enough without a password is there twice')
     return settings
 
 
 def _read_server(table, folder, settings):
     settings.listen = _address(table, 'listen', 443)
     settings.path = table.take('path', str, '/RPC2')
+    if not settings.path.startswith('/'):
+        raise table.mistake('path', 'must begin with /')
     log = table.take('log', str, '')
     settings.log = os.path.join(folder, log) if log else None
-    settings.old_context = None
     minimum = table.take('minimum_tls', str, '1.2')
-    if minimum not in _VERSIONS:
-        raise table.mistake('minimum_tls', 'must be one of %s' % ', '.join(sorted(_VERSIONS)))
+    if minimum not in ('1.0', '1.2'):
+        raise table.mistake('minimum_tls', 'must be one of 1.0, 1.2')
     settings.old_clients = table.networks('old_clients', [])
-    if bool(settings.old_clients) != (minimum in OLD):
+    if bool(settings.old_clients) != (minimum == '1.0'):
         raise table.mistake('old_clients', 'must name the addresses of the old appliances if '
-                                           'minimum_tls is 1.0 or 1.1, and only then')
+                                           'minimum_tls is 1.0, and only then')
     settings.certificate = certificate = os.path.join(folder, table.take('certificate', str))
     client_ca = table.take('client_ca', str, '')
-    if client_ca:
-        client_ca = os.path.join(folder, client_ca)
+    client_ca = os.path.join(folder, client_ca) if client_ca else None
     table.end()
     check_private(certificate)
-    newer = minimum if minimum in NEW else '1.2'
-    settings.context = _context(certificate, client_ca, newer)
-    if minimum in OLD:
-        settings.old_context = _context(certificate, client_ca, minimum)
+    settings.context = settings.old_context = _context(certificate, client_ca)
+    if settings.old_clients:
+        settings.old_context = _context(certificate, client_ca, is_old=True)
 
 
-def _context(certificate, client_ca, minimum):
+def _context(certificate, client_ca, is_old=False):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', DeprecationWarning)
-        context.minimum_version = _VERSIONS[minimum]
-    if minimum in OLD:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if is_old:
         context.set_ciphers('DEFAULT:@SECLEVEL=0')  # OpenSSL 3 has no TLS 1.0 above level 0
+        context.minimum_version = ssl.TLSVersion.TLSv1
     try:
         context.load_cert_chain(certificate)
     except (OSError, ssl.SSLError) as error:
@@ -250,9 +244,10 @@ def _address(table, option, default_port):
     """Return (host, port) of host, host:port or [ipv6]:port."""
     value = table.take(option, str)
     found = re.fullmatch(r'(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]/\s]+))(?::([0-9]{1,5}))?', value)
-    if found is None:
+    port = int(found.group(3) or default_port) if found else 65536
+    if port > 65535:
         raise table.mistake(option, 'must be host, host:port or [ipv6]:port')
-    return found.group(1) or found.group(2), int(found.group(3) or default_port)
+    return found.group(1) or found.group(2), port
 
 
 def _read_tpam(table):
@@ -276,8 +271,10 @@ def _read_limits(table):
     return limits
 
 
-def _read_user(table, folder, keys):
+def _read_user(table, folder):
     name = table.take('name', str)
+    if not name or ':' in name:
+        raise table.mistake('name', 'must not be empty, and must not contain a colon')
     table.name = 'user] [name %s' % name
     password = table.take('password', str, None)
     if password is not None and not is_hash(password):
@@ -289,13 +286,14 @@ def _read_user(table, folder, keys):
                                                 'case> or subject:<name as in RFC 4514>')
     if password is None and not certificates:
         raise table.mistake('password', 'or certificates must be there')
-    login_id = table.take('cli_user', str), os.path.join(folder, table.take('key', str))
-    if login_id not in keys:
-        keys[login_id] = CliLogin(login_id[0], _read_key(login_id[1]))
+    cli_user, key = table.take('cli_user', str), os.path.join(folder, table.take('key', str))
+    if not cli_user:
+        raise table.mistake('cli_user', 'is empty')
     commands = table.texts('commands')
     for command in commands:
         if command not in COMMANDS:
             raise table.mistake('commands', 'has an unknown command: %s' % command)
     clients = table.networks('clients')
     table.end()
-    return User(name, password, certificates, keys[login_id], login_id, commands, clients)
+    login = CliLogin(cli_user, _read_key(key))
+    return User(name, password, certificates, login, commands, clients)

@@ -4,9 +4,7 @@ asyncssh does the work. This module decides what a failure may have done: a comm
 sent is tried on the next TPAM, and one that was sent is not sent again unless it may be.
 """
 import asyncio
-import contextlib
 import time
-from collections import deque
 
 import asyncssh
 
@@ -28,83 +26,52 @@ class NotSent(Exception):
     """The command was certainly not sent; the text says why."""
 
 
-class TookTooLong(Exception):
+class TookTooLong(OutcomeUnknown):
     """The command was sent, and is not answered in time."""
 
 
 class _Broken(Exception):
-    """The connection ended, before or after the command was sent."""
-
-    def __init__(self, text, is_sent):
-        Exception.__init__(self, text)
-        self.is_sent = is_sent
+    """The command ended without an answer. Arguments: why; whether it was sent."""
 
 
 class Slots:
-    """Let `count` tasks run at a time; the rest wait in order. asyncio.Semaphore is not fair before
-    Python 3.11."""
+    """Let `count` tasks run at a time; the rest wait in order."""
 
     def __init__(self, count):
-        self._free = count
-        self._waiting = deque()
+        self._next, self._free = asyncio.Lock(), asyncio.Semaphore(count)
 
     async def __aenter__(self):
-        if self._free:
-            self._free -= 1
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._pass_on()
-            raise
+        async with self._next:  # asyncio.Semaphore alone is not fair before Python 3.11
+            await self._free.acquire()
 
     async def __aexit__(self, *_):
-        self._pass_on()
-
-    def _pass_on(self):
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
+        self._free.release()
 
 
 class _Session(asyncssh.SSHClientSession):
-    """The channel of one command. Attributes: is_sent, ended (future of None or an exception)."""
+    """The channel of one command, which is None until asyncssh sends the command. Attributes:
+    ended, a future of None or an exception; status, the exit status or None; size, in bytes."""
 
     def __init__(self):
         self.ended = asyncio.get_running_loop().create_future()
-        self.is_sent, self.channel, self.status = False, None, None
+        self.channel, self.status, self.size = None, None, 0
         self._printed = {None: [], asyncssh.EXTENDED_DATA_STDERR: []}
-        self._size = 0
 
     def connection_made(self, channel):
-        self.channel, self.is_sent = channel, True  # asyncssh sends the command next
+        self.channel = channel
 
     def data_received(self, data, datatype):
-        self._size += len(data)
-        if self._size > MAX_OUTPUT:
+        self.size += len(data)
+        if self.size > MAX_OUTPUT:
             self.channel.abort()
-            self._end(OutcomeUnknown('TPAM printed more than %d bytes' % MAX_OUTPUT))
         else:
             self._printed[datatype].append(data)
 
     def exit_status_received(self, status):
         self.status = status
 
-    def exit_signal_received(self, signal, core_dumped, message, language):
-        self._end(OutcomeUnknown('a signal ended the command'))
-
     def connection_lost(self, error):
-        self._end(error)
-
-    def _end(self, error):
-        if not self.ended.done():
-            self.ended.set_result(error)
+        self.ended.set_result(error)
 
     def output(self):
         """Return what the command printed."""
@@ -174,8 +141,11 @@ class Node:
         try:
             await asyncio.wait_for(command, self._limits.command_timeout)
         except asyncio.TimeoutError:
-            self._retire(connection)
-            if not session.is_sent:
+            if self._connection is connection:  # it may be dead; those on it may finish
+                self._connection = None
+                loop = asyncio.get_running_loop()
+                loop.call_later(self._limits.command_timeout, connection.abort)
+            if session.channel is None:
                 raise NotSent('%s opens no channel' % self.name)
             session.channel.abort()
             raise TookTooLong('%s did not answer in %g s'
@@ -193,17 +163,11 @@ class Node:
                 raise NotSent('%s takes no command: %s' % (self.name, failure))
         except (OSError, asyncssh.Error) as failure:
             error = failure
-        if isinstance(error, OutcomeUnknown):
-            raise error
-        if error is not None:
-            raise _Broken('%s ended the connection' % self.name, session.is_sent)
-
-    def _retire(self, connection):
-        """Use this connection for no further command: it may be dead. Those on it may finish."""
-        if self._connection is connection:
-            self._connection = None
-            loop = asyncio.get_running_loop()
-            loop.call_later(self._limits.command_timeout, connection.abort)
+        if session.size > MAX_OUTPUT:
+            raise OutcomeUnknown('TPAM printed more than %d bytes' % MAX_OUTPUT)
+        # Nobody has seen a TPAM that sends no exit status: without one, the answer is not complete.
+        if error is not None or session.status is None:
+            raise _Broken('%s ended the command' % self.name, session.channel is not None)
 
     def close(self):
         """Close the connection."""
@@ -221,18 +185,16 @@ class CliUser:
         self.nodes = [Node(settings, user, limits) for settings in servers]
         self._limits = limits
         self._slots = Slots(limits.max_commands)
-        self._calls, self._is_retired = 0, False
 
     async def is_up(self):
         """Return whether this user is, or can be, logged in at a TPAM."""
-        with self._call():
-            for node in list(self.nodes):
-                try:
-                    await node.connection()
-                    return True
-                except NotSent:
-                    pass
-            return False
+        for node in list(self.nodes):
+            try:
+                await node.connection()
+                return True
+            except NotSent:
+                pass
+        return False
 
     async def run(self, line, is_repeatable, is_wanted, read):
         """Run a command line on the first TPAM that takes it, and return its answer.
@@ -243,61 +205,37 @@ class CliUser:
         carried out, OutcomeUnknown and TookTooLong if it may have been.
         """
         began, failures, refusal = time.monotonic(), [], None
-        with self._call():
-            for node in list(self.nodes):
-                try:
-                    await node.connection()  # before the turn: a TPAM that is down holds up nobody
-                    async with self._slots:
-                        is_late = time.monotonic() > began + self._limits.command_timeout
-                        if is_late or not is_wanted():
-                            raise NotSent('nobody waits for the answer any more')
-                        output = await self._run_on(node, line, is_repeatable)
-                    answer = await asyncio.to_thread(read, output)
-                except NotSent as error:
-                    failures.append(str(error))
-                except Refused as error:
-                    refusal = error
-                    if REPLICA not in str(error).lower():
-                        self._prefer(node)
-                        break
-                else:
-                    self._prefer(node)
-                    return answer
+        for node in list(self.nodes):
+            try:
+                await node.connection()  # before the turn: a TPAM that is down holds up nobody
+                async with self._slots:
+                    if not is_wanted():
+                        raise NotSent('nobody waits for the answer any more')
+                    if time.monotonic() > began + self._limits.command_timeout:
+                        raise NotSent('waited too long for its turn; see max_commands')
+                    output = await self._run_on(node, line, is_repeatable)
+                answer = await asyncio.to_thread(read, output)
+            except NotSent as error:
+                failures.append(str(error))
+                continue
+            except Refused as error:
+                answer, refusal = None, error
+                if REPLICA in str(error).lower():
+                    continue
+            self.nodes.sort(key=lambda other: other is not node)  # this one comes first from now on
+            if answer is None:
+                break
+            return answer
         raise refusal or NotSent('; '.join(failures))
-
-    def _prefer(self, node):
-        """Ask this TPAM first from now on."""
-        self.nodes = [node] + [other for other in self.nodes if other is not node]
 
     async def _run_on(self, node, line, is_repeatable):
         """Run a command line, on a new connection if the kept one has ended."""
-        try:
-            return await node.run(line)
-        except _Broken as error:
-            if error.is_sent and not is_repeatable:
-                raise OutcomeUnknown(str(error))
-        try:
-            return await node.run(line)
-        except _Broken as error:
-            if error.is_sent:
-                raise OutcomeUnknown(str(error))
-            raise NotSent(str(error))
-
-    @contextlib.contextmanager
-    def _call(self):
-        self._calls += 1
-        try:
-            yield
-        finally:
-            self._calls -= 1
-            self._close_if_unused()
-
-    def retire(self):
-        """Close the connections after the last call that uses them."""
-        self._is_retired = True
-        self._close_if_unused()
-
-    def _close_if_unused(self):
-        if self._is_retired and not self._calls:
-            for node in self.nodes:
-                node.close()
+        for is_last in (False, True):
+            try:
+                return await node.run(line)
+            except _Broken as error:
+                why, is_sent = error.args
+                if is_sent and (is_last or not is_repeatable):
+                    raise OutcomeUnknown(why)
+                if is_last:
+                    raise NotSent(why)

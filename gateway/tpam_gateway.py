@@ -9,12 +9,16 @@ See README.md. docs/protocol.md describes the calls. Python 3.9 and later.
 import argparse
 import asyncio
 import base64
-import collections
+import errno
 import functools
 import getpass
 import hashlib
 import hmac
+import ipaddress
+import itertools
 import logging
+import math
+import os
 import re
 import secrets
 import signal
@@ -28,17 +32,20 @@ from xml.parsers.expat import ExpatError
 import aiohttp
 from aiohttp import web
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from defusedxml import DefusedXmlException
 from defusedxml.xmlrpc import DefusedExpatParser
 
 import commands
 from commands import Fault, OutcomeUnknown, Refused
-from log import Log, LogHandler
+from log import Log
 from settings import Mistake, contains, hash_password, read_settings, verify_password
 from ssh import CliUser, Node, NotSent, TookTooLong
 
 MAX_HEAD, MAX_BODY = 16 * 1024, 64 * 1024  # bytes; docs/protocol.md
-MAX_CONNECTIONS, MAX_OF_ADDRESS = 1000, 250
+MAX_HEADERS = 32
+READ_AHEAD = 1024 * 1024  # bytes after a head; aiohttp stops a long body earlier
+MAX_CONNECTIONS, MAX_OF_NETWORK = 1000, 100
 HANDSHAKE_TIME, HEAD_TIME, BODY_TIME, SEND_TIME = 10, 10, 10, 30  # seconds
 KEEP_OPEN = 90       # seconds; the plugin asks again after up to 60
 WRONG_PASSWORD = 1   # seconds that each wrong password takes
@@ -49,11 +56,7 @@ NOT_IN_XML = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]')
 
 
 class HttpError(Exception):
-    """The call ends with this HTTP status; the text is the outcome in the log."""
-
-    def __init__(self, status, outcome):
-        Exception.__init__(self, outcome)
-        self.status = status
+    """The call fails. Arguments: the HTTP status, and the outcome for the log."""
 
 
 # ---- XML-RPC -------------------------------------------------------------------------------------
@@ -78,20 +81,9 @@ def decode_call(body):
 def encode_answer(answer):
     """Return an answer (dict, or xmlrpc.client.Fault) as bytes."""
     if isinstance(answer, dict):
-        answer = (_in_xml(answer),)
-    text = xmlrpc.client.dumps(answer, methodresponse=True)
+        answer = (answer,)
+    text = NOT_IN_XML.sub('\ufffd', xmlrpc.client.dumps(answer, methodresponse=True))
     return text.replace('\r', '&#13;').encode('utf-8')  # a parser would read \r as \n
-
-
-def _in_xml(value):
-    """Return a value with base64 in place of the texts that XML cannot carry."""
-    if isinstance(value, dict):
-        return {name: _in_xml(member) for name, member in value.items()}
-    if isinstance(value, list):
-        return [_in_xml(member) for member in value]
-    if isinstance(value, str) and NOT_IN_XML.search(value):
-        return xmlrpc.client.Binary(value.encode('utf-8'))
-    return value
 
 
 # ---- who asks ------------------------------------------------------------------------------------
@@ -102,39 +94,41 @@ class Authentication:
     def __init__(self):
         self._key = secrets.token_bytes(32)
         self._verified = {}  # name: MAC of the password that was verified last
-        self._locks = weakref.WeakValueDictionary()  # address: lock, while there are log-ins
+        self._locks = weakref.WeakValueDictionary()  # network: lock, while there are log-ins
 
-    async def user(self, request, address, users):
-        """Return the User, one of users ({name: User}), of a request. Raises HttpError."""
-        held = _certificate(request)
-        scheme, _, credentials = request.headers.get('Authorization', '').partition(' ')
-        if scheme.lower() == 'basic':
-            name, password = _basic(credentials)
-            user = users.get(name)
-            has_certificate = user is None or not user.certificates or held & set(user.certificates)
-            # Without its certificate a right password takes as long as a wrong one.
-            is_good = await self._check_password(
-                user if has_certificate else None, password, request, address)
-            if not has_certificate:
-                raise HttpError(401, 'client certificate missing or wrong')
-        else:
-            user = _user_of_certificate(held, users)
-            is_good = user is not None
-        if not is_good:
-            raise HttpError(401, 'log-in failed')
-        if not contains(user.clients, address):
-            raise HttpError(403, 'address not allowed')
+    async def user(self, request, held, users):
+        """Return the User, one of users ({name: User}), of a request. Raises HttpError.
+
+        held: what identifies the client certificate. Whatever is wrong, the client is told the same
+        after the same time.
+        """
+        name, password = _basic(request.headers.get('Authorization', ''))
+        user = users.get(name)
+        if name is None:
+            matching = [other for other in users.values()
+                        if other.password is None and held & set(other.certificates)]
+            user = matching[0] if len(matching) == 1 else None
+        outcome = 'log-in failed'
+        if user is not None and not contains(user.clients, request.protocol.address):
+            user, outcome = None, 'address not allowed'
+        elif user is not None and user.certificates and not held & set(user.certificates):
+            user, outcome = None, 'client certificate missing or wrong'
+        if name is not None and not await self._check_password(user, password, request):
+            user = None
+        if user is None:
+            shown = [' (certificate %s...)' % entry[:23] for entry in sorted(held)]
+            raise HttpError(401, outcome + ''.join(shown[:1]))
         return user
 
-    async def _check_password(self, user, password, request, address):
-        """Return whether the password is right. Those from one address that are not known to be
+    async def _check_password(self, user, password, request):
+        """Return whether the password is right. Those from one network that are not known to be
         right are checked one after the other, with a pause after a wrong one."""
         hashed = DUMMY_HASH if user is None or user.password is None else user.password
         mac = hmac.new(self._key, ('%s\0%s' % (hashed, password)).encode('utf-8', 'surrogatepass'),
                        hashlib.sha256).digest()
         if self._is_verified(user, mac):
             return True
-        async with self._locks.setdefault(address, asyncio.Lock()):
+        async with self._locks.setdefault(request.protocol.network, asyncio.Lock()):
             if self._is_verified(user, mac):  # by the call before this one
                 return True
             if not _is_open(request):  # clients that have gone do not fill the queue
@@ -150,16 +144,13 @@ class Authentication:
         return user is not None and hmac.compare_digest(self._verified.get(user.name, b''), mac)
 
 
-def _user_of_certificate(held, users):
-    for user in users.values():
-        if user.password is None and held & set(user.certificates):
-            return user
-    return None
-
-
-def _basic(credentials):
+def _basic(header):
+    """Return (name, password) of an Authorization header, or (None, None) without that scheme."""
+    scheme, _, credentials = header.partition(' ')
+    if scheme.lower() != 'basic':
+        return None, None
     try:
-        name, colon, password = base64.b64decode(credentials).decode('utf-8').partition(':')
+        name, _, password = base64.b64decode(credentials).decode('utf-8').partition(':')
     except ValueError:
         raise HttpError(401, 'log-in failed')
     return name, password
@@ -175,6 +166,61 @@ def _certificate(request):
     return {'sha256:' + hashlib.sha256(der).hexdigest(), 'subject:' + subject}
 
 
+# ---- a connection --------------------------------------------------------------------------------
+
+class Connection(web.RequestHandler):
+    """The connection of one client, which has a limited time for its next request, and a limited
+    size. Attributes: address; network, see network_of(); settings, those under which it was
+    accepted; call, a lock that its call holds; is_used, whether a call was answered; ended, a
+    future."""
+
+    def __init__(self, server, settings, address):
+        loop = asyncio.get_running_loop()
+        web.RequestHandler.__init__(
+            self, server, loop=loop, keepalive_timeout=KEEP_OPEN, lingering_time=1,
+            access_log=None, auto_decompress=False, max_line_size=MAX_HEAD,
+            max_field_size=MAX_HEAD, max_headers=MAX_HEADERS)
+        self.settings, self.address, self.network = settings, address, network_of(address)
+        self.call, self.is_used, self.ended = asyncio.Lock(), False, loop.create_future()
+
+    def connection_made(self, transport):
+        self._wire = transport
+        self.expect_request(HEAD_TIME)
+        web.RequestHandler.connection_made(self, transport)
+
+    def connection_lost(self, error):
+        self._timer.cancel()
+        self.ended.set_result(None)
+        web.RequestHandler.connection_lost(self, error)
+
+    def expect_request(self, seconds):
+        """Close the connection unless a request begins within these seconds."""
+        self._received, self.limit = 0, MAX_HEAD  # bytes
+        if not self.ended.done():
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._wire.abort)
+
+    def data_received(self, data):
+        web.RequestHandler.data_received(self, data)
+        self._received += len(data)
+        if self._messages:  # a head has come in time, and its body may follow
+            self._timer.cancel()
+            self.limit = READ_AHEAD
+        # The protocol has no second call before the answer to the first. aiohttp 3.13, the last one
+        # for Python 3.9, queues them without a limit.
+        if self._received > self.limit or len(self._messages) > 1:
+            self._wire.abort()
+            while len(self._messages) > 1:  # the first may be waiting for its log-in
+                self._messages.pop()
+
+
+def network_of(address):
+    """Return what counts as one client: an IPv4 address, or the /64 of an IPv6 address."""
+    found = ipaddress.ip_address(address.partition('%')[0])
+    if found.version == 4 or found.ipv4_mapped:
+        return address
+    return str(ipaddress.ip_network((found, 64), strict=False))
+
+
 # ---- a call --------------------------------------------------------------------------------------
 
 class Gateway:
@@ -183,28 +229,39 @@ class Gateway:
     def __init__(self, path, settings, log):
         self._path, self._settings, self._log = path, settings, log
         self._authentication = Authentication()
-        self._cli_users = _cli_users(settings)
-        self._timers = {}  # connection: what ends it if it sends no request
-        self._tasks = set()  # one for each connection
-        self._of_address = collections.Counter()  # connections
+        self._connections = {}  # task: Connection
+        self._refused = 0  # connections since the last line about them
 
     async def handle(self, request):
         """Answer one HTTP request, and log it."""
-        if request.protocol in self._timers:
-            self._timers[request.protocol].cancel()
-        if request.method == 'GET' and request.path == '/healthz':
-            return await _send(request, await self._healthz())
+        connection = request.protocol
+        async with connection.call:
+            if request.method == 'GET' and request.path == '/healthz':
+                response = await self._healthz()
+            else:
+                response = await self._respond(request)
+            if connection.settings is not self._settings:
+                response.force_close()
+            connection.expect_request(KEEP_OPEN + HEAD_TIME)
+            if not request.content.is_eof():  # aiohttp reads the rest for a second
+                response.force_close()
+                connection.limit = math.inf
+            await _send(request, response)
+            connection.is_used = True
+        return response
+
+    async def _respond(self, request):
         began = time.monotonic()
-        line = dict.fromkeys(('user', 'client', 'command', 'system', 'account', 'request'))
-        line['client'] = _peer(request)
+        line = {'user': None, 'client': request.protocol.address, 'command': None,
+                **dict.fromkeys(LOGGED)}
         try:
             answer = await self._answer(request, line)
             body = await asyncio.to_thread(encode_answer, answer)  # a long one takes a second
             response = web.Response(body=body, content_type='text/xml', charset='utf-8')
         except HttpError as error:
-            line['outcome'] = str(error)
-            response = web.Response(status=error.status, text=str(error) + '\n')
-            if error.status == 401:
+            status, line['outcome'] = error.args
+            response = web.Response(status=status, text=line['outcome'] + '\n')
+            if status == 401:
                 response.text = 'log-in failed\n'
                 response.headers['WWW-Authenticate'] = 'Basic realm="TPAM", charset="UTF-8"'
         except Exception as error:  # a mistake in this program
@@ -214,19 +271,23 @@ class Gateway:
         if line['user'] is None:
             response.force_close()
         self._log.write(**line, ms=round(1000 * (time.monotonic() - began)))
-        return await _send(request, response)
+        return response
 
     async def _answer(self, request, line):
         """Return the answer to a call: a dict, or xmlrpc.client.Fault. Fill in the line of the log.
         Raises HttpError."""
-        if request.path != self._settings.path:
+        settings, cli_users = self._settings, self._cli_users
+        if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEAD:
+            raise HttpError(431, 'head too long')
+        if request.path != settings.path:
             raise HttpError(404, 'wrong path')
         if request.method != 'POST':
             raise HttpError(405, 'not a POST')
         if (request.content_length or 0) > MAX_BODY:
             raise HttpError(413, 'body too long')
-        cli_users = self._cli_users  # of the same configuration as the user
-        user = await self._authentication.user(request, line['client'], self._settings.users)
+        # The certificate of an older connection was checked against another client_ca.
+        held = _certificate(request) if request.protocol.settings is settings else set()
+        user = await self._authentication.user(request, held, settings.users)
         line['user'] = user.name
         try:
             name, options = decode_call(await _read_body(request))
@@ -238,13 +299,13 @@ class Gateway:
             if name not in user.commands:
                 raise Refused('%s is not authorized to use %s through this gateway'
                               % (user.name, name))
-            answer = await self._run(request, cli_users[user.login_id], name, options, command)
+            answer = await self._run(request, cli_users[user.login], name, options, command)
         except Fault as fault:
             line['outcome'] = 'fault: %s' % fault
             return xmlrpc.client.Fault(fault.code, str(fault))
         except Refused as refusal:
             line['outcome'] = 'refused: %s' % _without_texts(str(refusal), options)
-            return _refusal(str(refusal))
+            return {'returnCode': commands.REFUSED, 'message': str(refusal)}
         line['outcome'] = 'done'
         if 'id' in answer:
             line['request'] = answer['id']
@@ -262,17 +323,14 @@ class Gateway:
             # asks its next server.
             raise Refused('%s was not sent to TPAM (%s), and is handled as if it were "%s"'
                           % (name, error, commands.REPLICA))
-        except TookTooLong as error:
-            if is_repeatable:
-                raise HttpError(504, str(error))
-            raise HttpError(500, 'outcome unknown: %s' % error)
         except OutcomeUnknown as error:
+            if is_repeatable and isinstance(error, TookTooLong):
+                raise HttpError(504, str(error))
             raise HttpError(500, 'outcome unknown: %s' % error)
 
     async def _healthz(self):
-        up = [await cli_user.is_up() for cli_user in self._cli_users.values()]
         response = web.Response(text='TPAM answers\n')
-        if not all(up):
+        if not all([await cli_user.is_up() for cli_user in self._cli_users.values()]):
             response = web.Response(status=503, text='TPAM does not answer\n')
         response.force_close()
         return response
@@ -280,33 +338,24 @@ class Gateway:
     # -- connections
 
     async def serve(self):
-        """Serve until stop()."""
+        """Serve until SIGTERM, and finish the calls under way."""
         loop = asyncio.get_running_loop()
-        self._stopped = loop.create_future()
+        self._cli_users, stopped = _cli_users(self._settings), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(number, stopped.set)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
-        seconds = self._settings.limits.command_timeout + self._settings.limits.connect_timeout
-        runner = web.ServerRunner(
-            web.Server(self.handle, keepalive_timeout=KEEP_OPEN, lingering_time=1, access_log=None,
-                       auto_decompress=False, max_line_size=MAX_HEAD, max_field_size=MAX_HEAD),
-            shutdown_timeout=seconds)
-        await runner.setup()
-        self._server = runner.server
-        listener = _listen(self._settings.listen)
+        self._server = web.Server(self.handle)
+        listener = listen(self._settings.listen)
         self._log.write(event='started', listen='%s:%d' % listener.getsockname()[:2],
                         warnings=warnings_of(self._settings))
         accepting = loop.create_task(self._accept(listener))
-        await self._stopped
+        await stopped.wait()
         accepting.cancel()
         listener.close()
-        await runner.cleanup()
+        limits = self._settings.limits  # a call may wait for its turn as long as for its answer
+        self._server.pre_shutdown()
+        await self._server.shutdown(2 * limits.command_timeout + limits.connect_timeout)
         self._log.write(event='stopped')
-
-    def stop(self):
-        """Finish the calls under way, and end serve()."""
-        if not self._stopped.done():
-            self._stopped.set_result(None)
 
     def reload(self):
         """Read the configuration again. A wrong one changes nothing. Calls under way go on as they
@@ -318,66 +367,77 @@ class Gateway:
         except Mistake as mistake:
             self._log.write(event='not reloaded', reason=str(mistake))
             return
-        for cli_user in self._cli_users.values():
-            cli_user.retire()
+        self._retiring = asyncio.ensure_future(_retire(dict(self._connections), self._cli_users))
         self._settings, self._cli_users = settings, _cli_users(settings)
         self._log.write(event='reloaded', warnings=warnings_of(settings))
 
     async def _accept(self, listener):
         loop = asyncio.get_running_loop()
         while True:
+            await asyncio.sleep(0)  # sock_accept() lets nobody run while connections wait
             try:
-                connection, peer = await loop.sock_accept(listener)
+                wire, peer = await loop.sock_accept(listener)
             except OSError:  # the other side has gone, or there are too many open files
                 await asyncio.sleep(0.1)
                 continue
-            reason = self._why_closed(peer[0])
-            if reason is not None:
-                connection.close()
-                self._log.write(client=peer[0], outcome=reason)
-                continue
-            self._of_address[peer[0]] += 1
-            task = loop.create_task(self._connect(connection, peer[0]))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            networks = [connection.network for connection in self._connections.values()]
+            if not self._settings.is_client(peer[0]):
+                self._refuse(wire, peer[0], 'address not allowed')
+            elif (len(networks) >= MAX_CONNECTIONS
+                    or networks.count(network_of(peer[0])) >= MAX_OF_NETWORK):
+                self._refuse(wire, peer[0], 'too many connections')
+            else:
+                connection = Connection(self._server, self._settings, peer[0])
+                task = loop.create_task(self._connect(wire, connection))
+                self._connections[task] = connection
+                task.add_done_callback(self._connections.pop)
 
-    def _why_closed(self, address):
-        """Return why a new connection is closed at once, or None."""
-        if not self._settings.is_client(address):
-            return 'address not allowed'
-        if (len(self._tasks) >= MAX_CONNECTIONS
-                or self._of_address[address] >= MAX_OF_ADDRESS):
-            return 'too many connections'
-        return None
+    def _refuse(self, wire, address, reason):
+        """Close a connection; the first one in a second is logged with the number of all."""
+        def write():
+            self._log.write(client=address, outcome=reason, connections=self._refused)
+            self._refused = 0
+        wire.close()
+        if not self._refused:
+            asyncio.get_running_loop().call_later(1, write)
+        self._refused += 1
 
-    async def _connect(self, connection, address):
-        """Shake hands on a new connection, give it to the HTTP server, and wait for its end."""
-        context = self._settings.context
-        if contains(self._settings.old_clients, address):
-            context = self._settings.old_context
-        loop = asyncio.get_running_loop()
-        protocol = self._server()
-        self._timers[protocol] = loop.call_later(HEAD_TIME, protocol.force_close)
+    async def _connect(self, wire, connection):
+        """Shake hands on a new connection, and wait for the end of it and of its call."""
+        settings, address = connection.settings, connection.address
+        is_old = contains(settings.old_clients, address)
+        context = settings.old_context if is_old else settings.context
         try:
-            await loop.connect_accepted_socket(
-                lambda: protocol, connection, ssl=context, ssl_handshake_timeout=HANDSHAKE_TIME)
-            while protocol.transport is not None:  # until the connection is lost, and hardly
-                await asyncio.sleep(0.1)           # longer: megabytes of requests may be held
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: connection, wire, ssl=context, ssl_handshake_timeout=HANDSHAKE_TIME)
+            await connection.ended
+            async with connection.call:
+                pass
         except OSError as error:
             self._log.write(client=address, outcome='no TLS: %s'
                             % (getattr(error, 'reason', None) or error))
-        finally:
-            self._timers.pop(protocol).cancel()
-            self._of_address -= {address: 1}  # drops the address with its last connection
 
 
 def _cli_users(settings):
-    """Return {login_id: CliUser}. Users of the gateway with the same login share its connection."""
-    return {user.login_id: CliUser(settings.tpams, user.login, settings.limits)
+    """Return {CliLogin: CliUser}. Users of the gateway with the same login share its connection."""
+    return {user.login: CliUser(settings.tpams, user.login, settings.limits)
             for user in settings.users.values()}
 
 
-def _listen(address):
+async def _retire(connections, cli_users):
+    """Close the connections of a configuration that was replaced, after the calls under way, and
+    then those to TPAM. connections: {task: Connection}."""
+    for connection in connections.values():
+        if connection.is_used and not connection.call.locked():
+            connection.force_close()
+    if connections:
+        await asyncio.wait(connections)
+    for cli_user in cli_users.values():
+        for node in cli_user.nodes:
+            node.close()
+
+
+def listen(address):
     host, port = address
     is_ipv6 = ':' in host
     try:
@@ -393,23 +453,15 @@ def _listen(address):
 def warnings_of(settings):
     """Return a line for each thing that is less safe than it could be."""
     found = []
-    if settings.old_context is not None:
-        found.append('minimum_tls: TLS 1.0 or 1.1 with weak ciphers is allowed for %s'
+    if settings.old_clients:
+        found.append('minimum_tls: TLS 1.0 with weak ciphers is allowed for %s'
                      % ', '.join(str(network) for network in settings.old_clients))
     if settings.limits.old_algorithms:
         found.append('old_algorithms: SSH with SHA-1 and CBC is allowed to TPAM')
+    for user in settings.users.values():
+        if any(network.prefixlen == 0 for network in user.clients):
+            found.append('clients of %s: every address is allowed' % user.name)
     return found
-
-
-def _refusal(text):
-    return {'returnCode': commands.REFUSED, 'message': text}
-
-
-def _peer(request):
-    """Return the address of the client; it may have gone already."""
-    if request.transport is None:
-        return '0.0.0.0'
-    return request.transport.get_extra_info('peername')[0]
 
 
 def _is_open(request):
@@ -418,16 +470,11 @@ def _is_open(request):
 
 async def _read_body(request):
     """Return the body of a request. Raises HttpError if it is too long or too slow."""
-    async def read():
-        blocks, size = [], 0
-        async for block in request.content.iter_any():
-            blocks.append(block)
-            size += len(block)
-            if size > MAX_BODY:
-                raise HttpError(413, 'body too long')
-        return b''.join(blocks)
     try:
-        return await asyncio.wait_for(read(), BODY_TIME)
+        await asyncio.wait_for(request.content.readexactly(MAX_BODY + 1), BODY_TIME)
+        raise HttpError(413, 'body too long')
+    except asyncio.IncompleteReadError as error:
+        return error.partial
     except asyncio.TimeoutError:
         raise HttpError(408, 'body too slow')
     except (aiohttp.ClientError, OSError):
@@ -436,11 +483,9 @@ async def _read_body(request):
 
 async def _send(request, response):
     """Send a response; drop a client that does not read it."""
-    async def send():
-        await response.prepare(request)
-        await response.write_eof()
     try:
-        await asyncio.wait_for(send(), SEND_TIME)
+        await asyncio.wait_for(response.prepare(request), SEND_TIME)
+        await asyncio.wait_for(response.write_eof(), SEND_TIME)
     except (asyncio.TimeoutError, ConnectionError):
         if request.transport is not None:
             request.transport.abort()
@@ -463,60 +508,74 @@ def serve(options):
     for warning in warnings_of(settings):
         print('WARNING: ' + warning, file=sys.stderr, flush=True)
     log = Log(settings.log)
-    logging.basicConfig(handlers=[LogHandler(log)])
+    logging.basicConfig(handlers=[log])
     logging.getLogger('asyncssh').setLevel(logging.CRITICAL)
-
-    async def run():
-        await Gateway(options.config, settings, log).serve()
-    try:
-        asyncio.run(run())
-    finally:
-        log.close()
+    asyncio.run(Gateway(options.config, settings, log).serve())
+    log.close()
     return 0
 
 
 def check(options):
     """Try the configuration and each TPAM. Return the exit status."""
-    settings = read_settings(options.config)
-    print('ok     the configuration and its files')
+    settings, status = read_settings(options.config), 0
+    for word, text in itertools.chain(_check_machine(settings), _check_tpams(settings)):
+        print('%-6s %s' % (word, text), flush=True)
+        if word == 'WRONG':
+            status = 1
+    return status
+
+
+def _check_machine(settings):
+    """Yield ('ok', 'NOTE' or 'WRONG', text) for what can be tried without TPAM."""
+    yield 'ok', 'the configuration and its files'
     for warning in warnings_of(settings):
-        print('NOTE   ' + warning)
+        yield 'NOTE', warning
     with open(settings.certificate, 'rb') as pem:
         certificate = x509.load_pem_x509_certificate(pem.read())
-    print('ok     certificate %s until %s UTC' % (
-        certificate.subject.rfc4514_string(), certificate.not_valid_after_utc.strftime('%F %T')))
-    return asyncio.run(_try_tpams(settings))
+    first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    is_valid = first.timestamp() <= time.time() <= last.timestamp()
+    yield 'ok' if is_valid else 'WRONG', 'certificate %s: valid from %s to %s' % (
+        certificate.subject.rfc4514_string(), first, last)
+    if settings.old_clients and not isinstance(certificate.public_key(), rsa.RSAPublicKey):
+        yield 'WRONG', 'certificate: for old_clients its key must be RSA'
+    is_new = settings.log is not None and not os.path.exists(settings.log)
+    try:
+        Log(settings.log).close()
+        if is_new:
+            os.remove(settings.log)  # its owner may be another than that of the service
+        listen(settings.listen).close()
+    except Mistake as mistake:  # the port is busy if the service runs, and closed to most users
+        is_usual = mistake.__context__.errno in (errno.EADDRINUSE, errno.EACCES)
+        yield 'NOTE' if is_usual and 'listen' in str(mistake) else 'WRONG', mistake
 
 
-async def _try_tpams(settings):
-    status = 0
-    logins = {user.login_id: user.login for user in settings.users.values()}
-    for login in logins.values():
+def _check_tpams(settings):
+    for login in {user.login for user in settings.users.values()}:
         for tpam in settings.tpams:
             node = Node(tpam, login, settings.limits)
-            about = '%s at %s' % (login.name, node.name)
-            try:
-                began = time.monotonic()
-                options = {'MaxRows': 1}
-                output = await node.run(commands.command_line('ListSystems', options))
-                answer = commands.answer('ListSystems', options, output)
-                print('ok     %s: ListSystems answered with %d rows in %.2f s'
-                      % (about, answer['count'], time.monotonic() - began))
-            except Refused as refusal:
-                print('NOTE   %s: the log-in works; ListSystems is refused: %s' % (about, refusal))
-            except Exception as error:
-                status = 1
-                print('WRONG  %s: %s' % (about, error))
-            node.close()
-    return status
+            word, text = asyncio.run(_check_tpam(node))
+            yield word, '%s at %s: %s' % (login.name, node.name, text)
+
+
+async def _check_tpam(node):
+    began, options = time.monotonic(), {'MaxRows': 1}
+    try:
+        output = await node.run(commands.command_line('ListSystems', options))
+        count = commands.answer('ListSystems', options, output)['count']
+        return 'ok', 'ListSystems answered with %d rows in %.2f s' % (
+            count, time.monotonic() - began)
+    except Refused as refusal:
+        return 'NOTE', 'the log-in works; ListSystems is refused: %s' % refusal
+    except Exception as error:
+        return 'WRONG', error
+    finally:
+        node.close()
 
 
 def hash_command(options):
     """Ask for a password, and print its hash. Return the exit status."""
     if sys.stdin.isatty():
         password = getpass.getpass('Password: ')
-        if getpass.getpass('Once more: ') != password:
-            raise Mistake('the two passwords differ')
     else:
         password = sys.stdin.readline().rstrip('\n')
     if not password:

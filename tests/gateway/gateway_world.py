@@ -180,9 +180,9 @@ class Gateway:
             setattr(context, name, value)
         return context
 
-    def connection(self, context=None, timeout=60):
+    def connection(self, context=None, timeout=60, source='127.0.0.1'):
         return http.client.HTTPSConnection('localhost', self.port, timeout=timeout,
-                                           context=context or self.context())
+                                           context=context or self.context(), source_address=(source, 0))
 
     def post(self, body, name='sps', password=API_PASSWORD, connection=None, path='/RPC2', **headers):
         """Post a body (bytes) -> Answer. name: None sends no credentials."""
@@ -216,10 +216,10 @@ def as_toml(section):
 
 
 def cheap_hash(password):
-    """Return a hash that takes no time to verify."""
+    """Return a hash that takes a few milliseconds to verify."""
     salt = b'0123456789abcdef'
-    digest = hashlib.scrypt(password.encode('utf-8'), salt=salt, n=2, r=1, p=1, dklen=32)
-    return 'scrypt$2$1$1$%s$%s' % tuple(base64.b64encode(part).decode('ascii') for part in (salt, digest))
+    digest = hashlib.scrypt(password.encode('utf-8'), salt=salt, n=2 ** 14, r=1, p=1, dklen=32)
+    return 'scrypt$16384$1$1$%s$%s' % tuple(base64.b64encode(part).decode('ascii') for part in (salt, digest))
 
 
 CHEAP_HASH = cheap_hash(API_PASSWORD)

@@ -2,13 +2,18 @@
 import asyncio
 import base64
 import concurrent.futures
+import datetime
 import hashlib
 import http.client
+import json
 import os
 import re
+import shlex
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -16,12 +21,19 @@ import xmlrpc.client
 
 import asyncssh
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
+import package
+import tpam_gateway
 from certs import make as certs
-from fake_tpam_cli import FakeTpamCli, USER_KEYS
-from gateway_world import API_PASSWORD, CHEAP_HASH, PASSWORD, cheap_hash, new_tpam, public, read
-from settings import Mistake, read_settings
+from fake_tpam_cli import BREAKS, FakeTpamCli, USER_KEYS
+from gateway_world import API_PASSWORD, CHEAP_HASH, PASSWORD, PROGRAM, cheap_hash, new_tpam, public, read
+from log import Log
+from settings import COMMAND_TIMEOUT, CONNECT_TIMEOUT, Mistake, read_settings
 from ssh import Slots
+from tpam_gateway import listen, network_of
 
 BY_NAMES = {'SystemName': 'WEB01', 'AccountName': 'root', 'ReasonText': 'jdoe,SPS,gateway,s-1'}
 ADD = {'SystemName': 'WEB01', 'AccountName': 'root', 'RequestNotes': 'jdoe,SPS,request,s-1', 'RequestImmediate': 'Y'}
@@ -164,6 +176,38 @@ def test_a_client_certificate_is_enough_where_no_password_is_set(make, certifica
         gateway.call('ListSystems', name=None, connection=with_client_certificate(gateway, 'client-of-other-ca'))
 
 
+def test_a_certificate_that_fits_two_users_is_nobodys_and_is_logged(make):
+    users = [{'password': None, 'certificates': ['subject:CN=sps,O=TPAM test']},
+             {'name': 'other', 'password': None, 'certificates': [fingerprint('client')]}]
+    gateway = make(users=users, server=ca_of_clients()).start()
+    assert gateway.call('ListSystems', name=None, connection=with_client_certificate(gateway, 'client')).status == 401
+    outcome = gateway.wait_for(client='127.0.0.1')['outcome']
+    assert outcome == 'log-in failed (certificate %s...)' % fingerprint('client')[:23]
+
+
+def test_after_a_reload_no_certificate_of_the_old_ca_logs_in(make):
+    users = [{'password': None, 'certificates': ['subject:CN=sps,O=TPAM test']}]
+    gateway = make(users=users, server=ca_of_clients()).start()
+    used, new = [with_client_certificate(gateway, 'client') for _ in range(2)]
+    assert gateway.call('ListSystems', name=None, connection=used).status == 200
+    new.connect()
+    until(lambda: connections_of(gateway) == 2)
+    gateway.configure(users, server={'client_ca': certs.path('ca')})
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.wait_for(event='reloaded')
+    with pytest.raises((ConnectionError, http.client.BadStatusLine, ssl.SSLError)):
+        gateway.call('ListSystems', name=None, connection=used)
+    answer = gateway.call('ListSystems', name=None, connection=new)
+    assert (answer.status, answer.headers['Connection']) == (401, 'close')
+
+
+def connections_of(gateway):
+    """Return how many connections the process has accepted."""
+    with open('/proc/net/tcp') as table:
+        ports = [line.split()[1:4] for line in table]
+    return sum(local.endswith(':%04X' % gateway.port) and state == '01' for local, _, state in ports[1:])
+
+
 def test_certificate_and_password_can_both_be_required(make):
     users = [{'certificates': [fingerprint('client')]}, {'name': 'other', 'certificates': ['subject:CN=x']}]
     gateway = make(users=users, server=ca_of_clients()).start()
@@ -186,7 +230,8 @@ def test_each_user_has_addresses_commands_and_a_cli_user(make, cli, keys):
     assert cli.tpam.audit[-1].user == 'jdoe'
     refused = gateway.call('ListSystems', name='jdoe')
     assert refused.code == 1 and 'not authorized to use ListSystems' in refused.message
-    assert gateway.call('ListSystems', name='far').status == 403
+    assert gateway.call('ListSystems', name='far').status == 401    # does not tell that the password is right
+    gateway.wait_for(outcome='address not allowed')
     assert len(cli.lines) == 1
 
 
@@ -204,12 +249,50 @@ def test_a_connection_without_a_user_is_closed_after_its_answer(gateway):
 
 
 def test_no_address_can_take_all_connections(make):
-    gateway = make().start()
-    held = [socket.create_connection(('127.0.0.1', gateway.port)) for _ in range(260)]
-    gateway.wait_for(10, outcome='too many connections')
+    gateway = make(users=[{'clients': ['127.0.0.0/8']}]).start()
+    held = [socket.create_connection(('127.0.0.1', gateway.port)) for _ in range(110)]
+    assert gateway.wait_for(outcome='too many connections')['connections'] == 10
+    assert gateway.call('ListSystems', connection=gateway.connection(source='127.0.0.2')).status == 200
     for connection in held:
         connection.close()
     until(lambda: not is_refused(gateway))
+
+
+def test_strangers_hold_nobody_up_and_are_a_line_a_second(make):
+    gateway = make(users=[{'clients': ['192.0.2.1']}])
+    closed = set()      # how many connections others saw closed when it was their turn
+
+    async def run():
+        log = Log(gateway.path('log'))
+        listener = listen(('127.0.0.1', 0))
+        knocking = [socket.create_connection(listener.getsockname()) for _ in range(100)]
+        accepting = asyncio.ensure_future(
+            tpam_gateway.Gateway(gateway.config, read_settings(gateway.config), log)._accept(listener))
+        while sum(line['connections'] for line in gateway.log()) < 100:
+            await asyncio.sleep(0)
+            closed.add(sum(is_closed(connection) for connection in knocking))
+        accepting.cancel()
+        log.close()
+        for connection in knocking + [listener]:
+            connection.close()
+    asyncio.run(run())
+    assert len(closed) > 50
+    assert gateway.log()[0]['outcome'] == 'address not allowed' and len(gateway.log()) < 50
+
+
+def is_closed(connection):
+    try:
+        return connection.recv(1, socket.MSG_DONTWAIT) == b''
+    except BlockingIOError:
+        return False
+
+
+@pytest.mark.parametrize('one, other, are_one', [
+    ('192.0.2.1', '192.0.2.2', False), ('2001:db8::1', '2001:db8::ffff:0:0:2', True),
+    ('2001:db8::1', '2001:db8:0:1::1', False), ('fe80::1%eth0', 'fe80::2%eth0', True),
+    ('::ffff:192.0.2.1', '::ffff:192.0.2.2', False)])
+def test_the_addresses_of_one_ipv6_network_are_one_client(one, other, are_one):
+    assert (network_of(one) == network_of(other)) is are_one
 
 
 def is_refused(gateway):
@@ -271,6 +354,16 @@ def test_a_command_that_waits_is_not_sent_when_its_client_has_gone(make, cli, tp
     assert 'nobody waits' in line['outcome'] and tpam.requests == {}
 
 
+def test_a_command_that_waited_too_long_for_its_turn_is_not_sent(make, cli):
+    gateway = make(ssh={'max_commands': 1, 'command_timeout': 2.0}).start()
+    assert gateway.call('ListSystems').status == 200
+    cli.delay = 1.5
+    assert sorted(answer.status for answer in at_once(4, lambda: gateway.call('ListSystems'))) == [200, 200, 503, 503]
+    gateway.wait_for(5, command='ListSystems')
+    assert sum('waited too long for its turn' in line['outcome'] for line in gateway.log(event=None)) == 2
+    assert len(cli.lines) == 3
+
+
 @pytest.mark.parametrize('kind, text', [('ecdsa', 'has another host key than the pinned one'),
                                         ('rsa', 'another kind of host key than the pinned one')])
 def test_another_host_key_than_the_pinned_one_is_never_used(make, cli, kind, text):
@@ -300,7 +393,7 @@ def test_an_old_tpam_is_reached_with_its_old_algorithms(make, tpam, keys):
 @pytest.mark.parametrize('command, options', [
     ('AddPwdRequest', ADD), ('Retrieve', {'RequestID': '1001-1'}), ('Cancel', {'RequestID': '1001-1'}),
     ('ForceReset', {'SystemName': 'WEB01', 'AccountName': 'root'})])
-@pytest.mark.parametrize('moment', ['before', 'after', 'half'])
+@pytest.mark.parametrize('moment', BREAKS)
 def test_a_command_that_changes_something_is_never_run_twice(gateway, cli, tpam, moment, command, options):
     if command != 'AddPwdRequest':
         tpam.add_request('sps', 'WEB01', 'root')
@@ -311,7 +404,7 @@ def test_a_command_that_changes_something_is_never_run_twice(gateway, cli, tpam,
     assert gateway.call('ListSystems').status == 200
 
 
-@pytest.mark.parametrize('moment', ['before', 'after', 'half'])
+@pytest.mark.parametrize('moment', BREAKS)
 def test_a_command_that_changes_nothing_is_run_again(gateway, cli, moment):
     cli.breaks = (moment, 'Retrieve')
     assert gateway.call('Retrieve', BY_NAMES).message == PASSWORD
@@ -527,6 +620,45 @@ def test_a_call_with_two_parameters_is_a_fault(gateway):
     assert gateway.post(body).value.faultCode == -32602
 
 
+def test_a_head_has_16_kib_at_most(gateway):
+    assert gateway.call('ListSystems', **{'X': 'x' * 15000}).status == 200
+    assert gateway.call('ListSystems', **{'X%d' % number: 'x' * 1000 for number in range(17)}).status == 431
+    assert len(answers_to(gateway, b'POST /RPC2 HTTP/1.1\r\n', *[b'X: %s\r\n' % (b'x' * 8000)] * 30, b'\r\n')) == 0
+
+
+def answers_to(gateway, *pieces):
+    """Send these pieces of bytes -> the statuses of what comes until the connection ends."""
+    sock = gateway.context().wrap_socket(socket.create_connection(('127.0.0.1', gateway.port)),
+                                         server_hostname='localhost')
+    sock.settimeout(30)
+    found = b''
+    try:
+        for piece in pieces:
+            sock.sendall(piece)
+            time.sleep(0.01)
+        block = sock.recv(65536)
+        while block:
+            found += block
+            block = sock.recv(65536)
+    except OSError:
+        pass
+    sock.close()
+    return re.findall(rb'HTTP/1.1 (\d+)', found)
+
+
+def test_a_client_that_does_not_wait_for_its_answers_is_dropped(gateway, cli):
+    body = xmlrpc.client.dumps(({},), 'ListSystems').encode('ascii')
+    call = b'POST /RPC2 HTTP/1.1\r\nHost: x\r\nAuthorization: Basic %s\r\nContent-Length: %d\r\n%s\r\n%s'
+    once = call % (basic(), len(body), b'Connection: close\r\n', body)
+    many = call % (basic(), len(body), b'', body)
+    assert answers_to(gateway, once) == [b'200']
+    assert answers_to(gateway, many * 50) == []
+    assert answers_to(gateway, b'GET /x HTTP/1.1\r\nHost: x\r\n\r\n' * 50) == []
+    cli.delay = 1
+    assert answers_to(gateway, *[many] * 5) == []
+    until(lambda: not cli.running)
+
+
 def test_another_path_or_method_is_not_served(gateway):
     assert gateway.post(b'', path='/').status == 404
     connection = gateway.connection()
@@ -576,6 +708,11 @@ def test_a_passphrase_is_neither_logged_nor_answered(gateway, tpam):
     assert 'horse' not in gateway.wait_for(command='Retrieve')['outcome']
 
 
+def test_characters_that_xml_cannot_carry_are_replaced(gateway, cli):
+    cli.prints = 'SystemName\tA\x00\r\nWEB01\t\x1b[0m'
+    assert gateway.call('ListSystems').rows == [{'SystemName': 'WEB01', 'A\ufffd': '\ufffd[0m'}]
+
+
 @pytest.mark.parametrize('text, status, outcome', [
     ('\t'.join(['SystemName'] + ['C%d' % number for number in range(60)]) + ('\nWEB01' + '\tx' * 60) * 5000, 200,
      'refused: the list is too long'),
@@ -600,9 +737,12 @@ def test_a_client_that_goes_away_in_its_body_is_one_line(gateway):
     assert gateway.wait_for(event=None)['outcome'] == 'body incomplete'
 
 
-def test_200_clients_at_once_are_served(gateway, cli):
+def test_200_clients_at_once_are_served(make, cli):
+    gateway = make(users=[{'clients': ['127.0.0.0/8']}]).start()
+    sources = iter(['127.0.0.%d' % (2 + number % 4) for number in range(200)])
+
     def client():
-        connection = gateway.connection()
+        connection = gateway.connection(source=next(sources))
         return [gateway.call('Retrieve', BY_NAMES, connection=connection).message for _ in range(2)]
     assert at_once(200, client) == [[PASSWORD] * 2] * 200
     assert cli.logins == 1 and cli.most_at_once <= 4
@@ -660,6 +800,24 @@ def test_a_log_that_was_moved_is_begun_again(make):
     gateway.wait_for(command='ListSystems')
 
 
+def test_a_log_says_how_many_lines_it_lost(tmp_path):
+    folder = tmp_path / 'logs'
+    folder.mkdir()
+    log = Log(str(folder / 'log'))
+    log.write(line=1)
+    until(lambda: 'line' in (folder / 'log').read_text())
+    folder.rename(tmp_path / 'away')
+    log.write(line=2)
+    log.write(line=3)
+    until(log._lines.empty)
+    time.sleep(0.1)     # until the last of them has failed
+    (tmp_path / 'away').rename(folder)
+    log.write(line=4)
+    log.close()
+    lines = [json.loads(line) for line in (folder / 'log').read_text().splitlines()]
+    assert [(line['line'], line.get('lost')) for line in lines] == [(1, None), (4, 2)]
+
+
 def test_health_is_whether_tpam_answers(gateway, cli):
     assert gateway.health() == 200
     cli.refuses_keys = True
@@ -691,6 +849,70 @@ def test_check_says_what_is_wrong_with_tpam(make, cli, tpam, change, status, tex
     assert found == status and text in output
 
 
+def of_an_elliptic_curve():
+    """Return a certificate and its key, of the kind that OpenSSL 0.9.8 does not know."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, 'new')])
+    now = datetime.datetime.now()
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now - datetime.timedelta(2),
+                                   now + datetime.timedelta(2)).sign(key, hashes.SHA256())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
+                            serialization.NoEncryption())
+    return (made.public_bytes(serialization.Encoding.PEM) + pem).decode('ascii')
+
+
+@pytest.mark.parametrize('options, pem, word, text', [
+    ({'log': '/nonexistent/log'}, None, 'WRONG', r'\[server\] log: .*No such file'),
+    ({}, 'certs/expired.pem', 'WRONG', 'certificate .*: valid from '),
+    ({'minimum_tls': '1.0', 'old_clients': ['127.0.0.1']}, None, 'WRONG', '.*for old_clients its key must be RSA'),
+    ({'listen': '192.0.2.1:4430'}, 'certs/good.pem', 'WRONG', r'\[server\] listen: 192.0.2.1:4430: Cannot assign'),
+    ({'listen': '127.0.0.1:%d'}, 'certs/good.pem', 'NOTE', r'\[server\] listen: .* in use'),
+])
+def test_check_says_what_is_wrong_on_this_machine(make, options, pem, word, text):
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        if options.get('listen', '').endswith('%d'):
+            options = {'listen': options['listen'] % taken.getsockname()[1]}
+        gateway = make(server=options)
+        gateway.write('tls.pem', read(pem) if pem else of_an_elliptic_curve())
+        status, output = gateway.run('check', '--config', gateway.config)
+    assert status == (word == 'WRONG') and re.search('(?m)^%-6s %s' % (word, text), output), output
+    assert 'ListSystems answered' in output and not os.path.exists(gateway.path('log'))
+
+
+def test_check_notes_that_every_address_is_allowed(make):
+    gateway = make(users=[{'clients': ['0.0.0.0/0']}])
+    status, output = gateway.run('check', '--config', gateway.config)
+    assert status == 0 and 'NOTE   clients of sps: every address is allowed' in output
+
+
+# ---- the service
+
+def unit():
+    with open(os.path.join(package.ROOT, 'gateway', 'tpam-gateway.service'), encoding='ascii') as lines:
+        return dict(line.rstrip('\n').split('=', 1) for line in lines if '=' in line)
+
+
+def test_a_reload_before_the_start_is_over_does_not_end_the_service(make):
+    gateway = make()
+    words = [word.replace('/opt/tpam-gateway/venv/bin/python', sys.executable)
+             .replace('/opt/tpam-gateway/tpam_gateway.py', PROGRAM)
+             .replace('/etc/tpam-gateway/gateway.toml', gateway.config) for word in shlex.split(unit()['ExecStart'])]
+    gateway.process = subprocess.Popen(words, stderr=subprocess.PIPE, encoding='utf-8')
+    until(lambda: b'python' in open('/proc/%d/cmdline' % gateway.process.pid, 'rb').read().split(b'\0')[0])
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.wait_for(event='started')
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.wait_for(event='reloaded')
+    assert gateway.stop() == (0, '')
+
+
+def test_the_service_has_time_to_finish_its_calls():
+    # A call waits for its turn as long as for its answer.
+    assert int(unit()['TimeoutStopSec']) > 2 * COMMAND_TIMEOUT + CONNECT_TIMEOUT
+
+
+# ---- mistakes
+
 @pytest.mark.parametrize('options, text', [
     ({'server': {'nonsense': 1}}, r'\[server\] nonsense is unknown'),
     ({'server': {'certificate': None}}, r'\[server\] certificate is missing'),
@@ -698,7 +920,11 @@ def test_check_says_what_is_wrong_with_tpam(make, cli, tpam, change, status, tex
     ({'server': {'certificate': 'id_tpam'}}, 'contains no certificate'),
     ({'server': {'minimum_tls': '1.0'}}, r'\[server\] old_clients must name the addresses'),
     ({'server': {'minimum_tls': 'SSLv3'}}, r'\[server\] minimum_tls must be one of'),
+    ({'server': {'minimum_tls': '1.1', 'old_clients': ['127.0.0.1']}}, 'minimum_tls must be one of'),
     ({'server': {'listen': 'a:b:c'}}, r'\[server\] listen must be'),
+    ({'server': {'listen': '127.0.0.1:65536'}}, r'\[server\] listen must be'),
+    ({'server': {'path': 'RPC2'}}, r'\[server\] path must begin with /'),
+    ({'tpam': {'address': '127.0.0.1:70000'}}, r'\[tpam\] address must be'),
     ({'ssh': {'max_commands': 0}}, 'must be positive'),
     ({'ssh': {'max_commands': '4'}}, r'\[ssh\] max_commands must be a int'),
     ({'tpam': {'host_key': 'x'}}, r'\[tpam\] host_key must be'),
@@ -706,6 +932,15 @@ def test_check_says_what_is_wrong_with_tpam(make, cli, tpam, change, status, tex
     ({'users': [{'password': 'Tr0ub4dor'}]}, r'\[user\] \[name sps\] password must be a hash'),
     ({'users': [{'password': 'scrypt$3$8$1$AAAA$AAAA'}]}, 'password must be a hash'),
     ({'users': [{'password': 'scrypt$524288$8$1$AAAA$' + 'A' * 43 + '='}]}, 'password must be a hash'),
+    ({'users': [{'password': 'scrypt$8192$8$1$AAAA$' + 'A' * 43 + '='}]}, 'password must be a hash'),
+    ({'users': [{'password': 'scrypt$16384$8$1$AAAA$AAAA'}]}, 'password must be a hash'),
+    ({'users': [{'name': ''}]}, 'name must not be empty'),
+    ({'users': [{'name': 'a:b'}]}, 'name must not be empty, and must not contain a colon'),
+    ({'users': [{'cli_user': ''}]}, 'cli_user is empty'),
+    ({'users': [{'commands': []}]}, 'commands must be a list of texts, and not empty'),
+    ({'users': [{'clients': []}]}, 'clients must be a list of texts, and not empty'),
+    ({'users': [{'name': name, 'password': None, 'certificates': ['subject:CN=x']} for name in 'ab'],
+      'server': {'client_ca': certs.path('client-ca')}}, 'one that is enough without a password is there twice'),
     ({'users': [{'password': None}]}, 'password or certificates must be there'),
     ({'users': [{'certificates': ['abc']}]}, 'certificates must be sha256'),
     ({'users': [{'certificates': ['subject:CN=x']}]}, 'client_ca is missing'),
