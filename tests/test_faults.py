@@ -238,7 +238,7 @@ def test_every_question_is_asked_once_and_no_answer_leads_to_another_server(outc
 INTRODUCTION = """\
 # Faults: what was tried, and what came of it
 
-Made by `tests/test_faults.py`, which tries all of it on every interpreter and fails if this page is not what it found;
+Made by `tests/test_faults.py`, which tries all of it and fails if this page is not what it found on each interpreter;
 with `UPDATE_DOCS=1` in its environment it writes the page anew. The hook is `get_password_list`, the account `root` on
 `WEB01`, `ca_cert` is `tests/certs/ca.pem`. In no case was a secret logged or a temporary file left, and no hook ended
 later than `timeout` + 1 s. What came to the same end stands in one row.
