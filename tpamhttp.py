@@ -24,15 +24,15 @@ class Wire(io.RawIOBase):
 
     Every wait ends with the deadline. All received bytes count against a budget, because 2.6 bounds
     neither lines nor headers. is_sent: whether a byte of the request may have been sent; received:
-    the number of bytes received. httplib closes the wire when it has finished; Connection closes
-    the socket.
+    the number of bytes received; is_busy: whether a thread uses the socket, which must then not be
+    closed. httplib closes the wire when it has finished; Connection closes the socket.
     """
 
     def __init__(self, sock, deadline, budget):
         io.RawIOBase.__init__(self)
         self._sock, self._deadline, self.budget = sock, deadline, budget
         self._request, self._reader = [], None
-        self.is_sent, self._has_ended = False, False
+        self.is_sent, self._has_ended, self.is_busy = False, False, False
         self.received = 0
 
     def sendall(self, data):
@@ -44,7 +44,19 @@ class Wire(io.RawIOBase):
         Nagle's algorithm and delayed acknowledgement."""
         self._sock.settimeout(self._deadline.left())
         self.is_sent = True
-        self._sock.sendall(b''.join(self._request))
+        self._in_thread(self._sock.sendall, b''.join(self._request))
+
+    def _in_thread(self, function, argument):
+        """Call a function of the socket. OpenSSL 0.9.8 stays in one call for as long as the peer
+        sends empty records, or to compute with its numbers: any call may shake hands again."""
+        self.is_busy = True
+        return in_thread(lambda: self._call(function, argument), self._deadline)
+
+    def _call(self, function, argument):
+        try:
+            return function(argument)
+        finally:
+            self.is_busy = False
 
     def makefile(self, mode='rb', bufsize=-1):
         """Return a file to read the answer from. httplib calls this."""
@@ -58,8 +70,7 @@ class Wire(io.RawIOBase):
         if self._has_ended:  # 2.6 would wait for more after the end of a TLS stream
             return 0
         self._sock.settimeout(self._deadline.left())
-        # OpenSSL 0.9.8 stays in one call for as long as the peer sends empty records.
-        data = in_thread(lambda: self._sock.recv(len(buffer)), self._deadline)
+        data = self._in_thread(self._sock.recv, len(buffer))
         self._has_ended = not data
         self.received += len(data)
         if self.received > self.budget:

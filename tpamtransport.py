@@ -84,7 +84,7 @@ class Connection(object):
         self._host, self._port = host, port
         self._settings, self._deadline, self._verify = settings, deadline, verify
         self._tls, self._proxy = settings['tls'], settings['proxy']
-        self.sock = self.peer = self.waiting_for = None
+        self.sock = self.peer = self.waiting_for = self._wire = None
 
     def open(self, limit):
         """Connect within a Deadline, and verify the peer. Only success leaves it open. Raises
@@ -102,10 +102,16 @@ class Connection(object):
             raise failure
 
     def close(self):
-        """Close the socket, if there is one."""
+        """Close the socket, if there is one and no thread uses it."""
         sock, self.sock = self.sock, None  # first: an alarm in between would leave a closed one
-        if sock is not None:
-            sock.close()
+        if sock is None or self._wire is not None and self._wire.is_busy:
+            return  # another connection would get the descriptor that an abandoned thread reads
+        sock.close()
+
+    def wire(self, deadline):
+        """Return a Wire over the socket, for one request."""
+        self._wire = Wire(self.sock, deadline, MAX_HEADERS)
+        return self._wire
 
     def _connect(self, limit):
         """Connect to the first address that accepts. Return None, or a TpamUnavailable."""
@@ -180,7 +186,7 @@ class Connection(object):
         headers = {'Host': native(self.name), 'User-Agent': USER_AGENT}
         if self._proxy['username']:
             headers['Proxy-Authorization'] = basic(self._proxy['username'], self._proxy['password'])
-        answer = connect(Wire(self.sock, limit, MAX_HEADERS), self.name, headers)
+        answer = connect(self.wire(limit), self.name, headers)
         if answer is not None:
             raise TpamUnavailable(u'The proxy does not connect to the server', server=self.name,
                                   answer=answer,
@@ -361,7 +367,7 @@ class Server(object):
         if not is_kept:
             self.connection.open(Deadline(self._settings['connect_timeout'], self._deadline))
         self.connection.waiting_for = u'the answer to ' + text(command)
-        wire = Wire(self.connection.sock, self._deadline, MAX_HEADERS)
+        wire = self.connection.wire(self._deadline)
         try:
             return decode(self._post(wire, body))
         except TpamRefused:

@@ -128,7 +128,7 @@ def test_a_stdout_that_is_a_full_pipe_keeps_no_password_back(world, tmpdir, room
     assert result.credentials == [PASSWORD]
 
 
-@pytest.mark.parametrize('call', ['do_handshake', 'recv'])
+@pytest.mark.parametrize('call', ['do_handshake', 'sendall', 'recv'])
 def test_a_call_of_openssl_that_no_signal_ends_keeps_no_hook_from_saying_what_is_checked_out(world, tmpdir, call):
     played = world.session(tpam={'authorization': 'request', 'timeout': '6', 'connect_timeout': '2'})
     assert played.call('get_password_list').credentials == [PASSWORD]
