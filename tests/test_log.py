@@ -14,6 +14,7 @@ import bad_server
 import fake_sps
 import main
 import tpamerrors
+import tpamlog
 from conftest import PASSWORD, SLACK, TOOLS, at_most
 from fake_tpam import EXPIRED, Refusal
 from sps_child import native
@@ -415,9 +416,44 @@ def test_no_password_gets_into_the_cookie_with_a_status(quick, form, secret):  #
     assert leaked(shown, *results) == []
 
 
+@pytest.mark.parametrize('written, masked', [
+    ('zq7-wxk9', '********'), ('.zq7-wxk9.', '.********.'), ('\u20aczq7-wxk9\u20ac', '\u20ac********\u20ac'),
+    ('%7Aq7-wxk9', '********'), ('.%7Aq7-wxk9.', '.********.'), ('.zq7%2dwxk9.%41', '.********.%41'),
+    ('.\\u007aq7-wxk9.', '.********.'), ('.&#122;q7-wxk9.', '.********.'),
+    ('q7-wxk9%20z', 'q7-wxk9%20z'), ('zq7-wxk%20', 'zq7-wxk%20'),
+])
+def test_a_secret_is_masked_from_its_first_character_to_its_last_and_nothing_else_is(written, masked):
+    log = tpamlog.Log('info', '1')
+    log.add_secret('zq7-wxk9')
+    assert log.masked(written) == masked
+
+
+def test_a_secret_beside_half_of_a_character_is_masked():
+    log = tpamlog.Log('info', '1')
+    log.add_secret('zq7-wxk9')
+    assert log.masked('\ud800 zq7-wxk9') == '\ud800 ********'
+
+
+def test_the_beginning_of_a_secret_at_the_end_of_what_is_searched_is_not_seen():
+    """Masking makes a text shorter, so that the end of what is searched may be in what is shown."""
+    secret = ''.join('%d;' % number for number in range(100, 160))
+    log = tpamlog.Log('info', '1')
+    log.add_secret(secret)
+    assert tpamlog.MAX_SEARCHED % len(secret) == 32
+    shown = log.line('x', value=secret * 100)
+    assert len(shown) < CUT
+    assert '100;' not in shown
+
+
 # ---- secrets where the log cuts a value
 
-CUT = tpamerrors.MAX_SHOWN
+CUT = 500  # characters of a value
+
+
+def test_a_value_of_500_characters_is_shown_whole_and_a_longer_one_with_a_mark():
+    log = tpamlog.Log('info', '1')
+    assert log.line('x', value='a' * CUT) == "x; value='%s'" % ('a' * CUT)
+    assert log.line('x', value='a' * (CUT + 1)) == "x; value='%s\u2026'" % ('a' * CUT)
 
 
 def test_no_part_of_a_secret_is_seen_where_an_error_cuts_a_name_of_the_server(quick):  # noqa: F811

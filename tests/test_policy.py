@@ -422,6 +422,13 @@ def test_the_gateway_password_is_used_for_nobody_else(quick, arguments):
     assert played.call('get_password_list').credentials == [PASSWORD]
 
 
+@pytest.mark.parametrize('password', ['gateway-pass', str('gateway-pass')])
+def test_the_gateway_password_is_given_out_as_the_str_of_the_interpreter(quick, password):
+    arguments = {'gateway_username': 'root', 'gateway_password': password}
+    played = session(quick, arguments, tpam={'reuse_gateway_password': 'yes'})
+    assert [type(each) for each in played.call('get_password_list').credentials] == [str]
+
+
 def test_the_gateway_password_is_not_used_unless_the_configuration_says_so(quick):
     assert session(quick, {'gateway_username': 'root'}).call('get_password_list').credentials == [PASSWORD]
 

@@ -1,7 +1,7 @@
 """Change the shipped code in random places, one at a time, and see whether a test notices.
 
-cosmic-ray makes the changes (mutants), in a copy of the project. Each mutant runs the closest of
-the tests that run its line, until the first one fails. The results go into docs/mutants.md.
+cosmic-ray makes the changes (mutants), in a copy of the project. Each mutant runs the tests that run
+its line, the closest first, until one fails. The results go into docs/mutants.md.
 """
 from __future__ import print_function
 
@@ -33,7 +33,7 @@ import every_line  # noqa: E402
 import line_record  # noqa: E402
 
 DOCUMENT = os.path.join(ROOT, 'docs', 'mutants.md')
-MOST_TESTS = 50  # functions that one mutant runs: those that run the fewest lines besides it
+MOST_TESTS = 50  # functions that a mutant runs first: those that run the fewest lines besides it
 SECONDS = 300  # for the tests of one mutant, and of CPU for each of their processes: a mutant may keep one busy
 SECONDS_OF_ALL = 3600  # for all tests without a mutant
 LEFT_OUT = ('.git', '.tox', '.venv', '.hypothesis', 'dist', '__pycache__')
@@ -47,6 +47,11 @@ NOT_RUN = ['--ignore', 'tests/test_lint.py', '--deselect', NEEDS_PARSO]
 
 # (module, the line of the mutant) -> why no test can notice the change
 EQUIVALENT = {
+    ('main.py', 'if hook == session_ended:'): 'functions are equal only to themselves',
+    ('main.py', 'return [password if not isinstance(password, str) else native(password)]'):
+        'Python 3 has one type of text; on 2.7 a test of the gateway password notices',
+    ('tpamrows.py', "return mark > u'' and not _may_be_cut_from(session, ours)"):
+        'every other text is greater than the empty one',
 }
 # (module, the line of the mutant) -> why no test notices it all the same
 SURVIVES = {
@@ -109,21 +114,24 @@ def source_of(path):
 # ---- their tests ---------------------------------------------------------------------------------
 
 def tests_of(mutant, ran):
-    """Return the tests of a mutant: files, and functions of other files.
+    """Return (closest, others) of the tests of a mutant: files, and functions of other files.
 
     ran: as line_record.read() returns it. Tests that run few lines come first: they are quick, and
     closest to the line. Those that depend on what the mutant decides come before those that only run it.
     """
     size = collections.Counter(function_of(test) for tests in ran.values() for test in tests)
 
-    def closest(lines):
+    def by_distance(lines):
         found = set(function_of(test) for line in lines for test in ran.get(line, ()) if test)
         files = set(name for name in found if '::' not in name)
         found = [name for name in found if name.partition('::')[0] not in files or name in files]
-        return sorted(found, key=lambda name: (size[name], name))[:MOST_TESTS]
-    its, dependent = lines_of(mutant)
-    tests = closest(dependent)
-    return tests + [test for test in closest(its) if test not in tests and test.partition('::')[0] not in tests]
+        return sorted(found, key=lambda name: (size[name], name))
+    closest, others = [], []
+    for tests in [by_distance(lines) for lines in lines_of(mutant)[::-1]]:
+        for number, test in enumerate(tests):
+            if test not in closest and test.partition('::')[0] not in closest:
+                (closest if number < MOST_TESTS else others).append(test)
+    return closest, [test for test in others if test not in closest]
 
 
 def lines_of(mutant):
@@ -178,7 +186,7 @@ def run_tests(folder, words, seconds=SECONDS, **environment):
     return process.returncode in (0, NO_TESTS), output
 
 
-def first_failure(folder, tests):
+def first_failure(folder, tests, seconds):
     """Return pytest's line about the first test that fails, None if all pass.
 
     A test that passes when it is run again does not count: it was the machine that was slow.
@@ -186,7 +194,7 @@ def first_failure(folder, tests):
     unsteady = []
     while True:
         words = ['-x', '--deselect', NEEDS_PARSO] + [word for name in unsteady for word in ('--deselect', name)]
-        passed, output = run_tests(folder, words + tests)
+        passed, output = run_tests(folder, words + tests, seconds)
         if passed:
             return None
         failed = re.search('(?m)^(?:FAILED|ERROR) (\\S+?)(?:\\[.*| - .*)?$', output)
@@ -197,14 +205,16 @@ def first_failure(folder, tests):
         unsteady.append(failed.group(1))
 
 
-def try_mutant(folder, mutant, tests):
+def try_mutant(folder, mutant, closest, others):
     """Return 'killed', 'equivalent' or 'survivor', and the line of pytest about the first failure.
     """
     path = os.path.join(folder, mutant.module)
     original = source_of(path)
     write(path, mutant.code)
     try:
-        failure = first_failure(folder, tests)
+        failure = first_failure(folder, closest or NOT_RUN, SECONDS)
+        if failure is None and others:
+            failure = first_failure(folder, others, SECONDS_OF_ALL)
     finally:
         write(path, original)
     if failure is not None:
@@ -225,9 +235,9 @@ def write(path, code):
 HEAD = u"""# Mutants
 
 Made by `make mutate` (see tools/mutate.py). %(count)d random changes (seed %(seed)d) were made to the
-code that ships, one at a time, and up to %(most)d of the tests that run the changed line were run on
-Python %(python)s. A mutant is killed if one of them fails. **%(killed)d of the %(counted)d that can be
-noticed were killed (%(share).0f %%).**
+code that ships, one at a time, and the tests that run the changed line were run on Python %(python)s.
+A mutant is killed if one of them fails. **%(killed)d of the %(counted)d that can be noticed were killed
+(%(share).0f %%).**
 
 | module | mutants | killed | equivalent | survivors |
 |---|---|---|---|---|
@@ -242,7 +252,7 @@ def document(results, seed):
     """Return the text of docs/mutants.md. results: [(Mutant, outcome)]."""
     count = collections.Counter(outcome for _, outcome in results)
     counted = len(results) - count['equivalent']
-    text = HEAD % {'count': len(results), 'most': MOST_TESTS, 'seed': seed, 'python': '%d.%d' % sys.version_info[:2],
+    text = HEAD % {'count': len(results), 'seed': seed, 'python': '%d.%d' % sys.version_info[:2],
                    'killed': count['killed'], 'counted': counted,
                    'share': 100.0 * count['killed'] / max(counted, 1)}
     for module in package.MODULES:
@@ -294,11 +304,12 @@ def try_all(mutants, options, folder):
     for number, mutant in enumerate(mutants, 1):
         if options.number is not None and number not in options.number:
             continue
-        tests = tests_of(mutant, ran)
-        outcome, failure = try_mutant(folder, mutant, tests or NOT_RUN)
+        closest, others = tests_of(mutant, ran)
+        outcome, failure = try_mutant(folder, mutant, closest, others)
         results.append((mutant, outcome))
         program.say(u'%d. %s:%d %s (%d tests)\n    - %s\n    + %s\n    %s' % (
-            number, mutant.module, mutant.line, outcome, len(tests), mutant.was, mutant.is_now, failure))
+            number, mutant.module, mutant.line, outcome, len(closest) + len(others),
+            mutant.was, mutant.is_now, failure))
     return results
 
 
