@@ -424,9 +424,11 @@ def test_the_gateway_password_is_used_for_nobody_else(quick, arguments):
 
 @pytest.mark.parametrize('password', ['gateway-pass', str('gateway-pass')])
 def test_the_gateway_password_is_given_out_as_the_str_of_the_interpreter(quick, password):
-    arguments = {'gateway_username': 'root', 'gateway_password': password}
-    played = session(quick, arguments, tpam={'reuse_gateway_password': 'yes'})
-    assert [type(each) for each in played.call('get_password_list').credentials] == [str]
+    sps = quick.sps(tpam={'reuse_gateway_password': 'yes'})
+    given = main.Plugin(native(sps.configuration)).get_password_list(
+        session_id='session-1', cookie={}, protocol='ssh', gateway_username='root', gateway_password=password,
+        server_username='root', server_hostname='web01.test', server_ip='10.0.0.5')
+    assert [type(each) for each in given['passwords']] == [str]
 
 
 def test_the_gateway_password_is_not_used_unless_the_configuration_says_so(quick):
