@@ -140,17 +140,24 @@ class Node:
         command = self._run(connection, session, line)
         try:
             await asyncio.wait_for(command, self._limits.command_timeout)
+        except _Broken:
+            self._give_up(connection)
+            raise
         except asyncio.TimeoutError:
-            if self._connection is connection:  # it may be dead; those on it may finish
-                self._connection = None
-                loop = asyncio.get_running_loop()
-                loop.call_later(self._limits.command_timeout, connection.abort)
+            self._give_up(connection)
             if session.channel is None:
                 raise NotSent('%s opens no channel' % self.name)
             session.channel.abort()
             raise TookTooLong('%s did not answer in %g s'
                               % (self.name, self._limits.command_timeout))
         return session.output()
+
+    def _give_up(self, connection):
+        """Run no other command on a connection, which may be dead. Those on it may finish."""
+        if self._connection is connection:
+            self._connection = None
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._limits.command_timeout, connection.abort)
 
     async def _run(self, connection, session, line):
         try:
