@@ -104,7 +104,8 @@ class Connection(object):
     def close(self):
         """Close the socket, if there is one and no thread uses it."""
         sock, self.sock = self.sock, None  # first: an alarm in between would leave a closed one
-        if sock is None or self._wire is not None and self._wire.is_busy:
+        wire, self._wire = self._wire, None
+        if sock is None or wire is not None and wire.is_busy:
             return  # another connection would get the descriptor that an abandoned thread reads
         sock.close()
 

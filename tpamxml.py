@@ -108,7 +108,7 @@ def _has_hyphens_in_comment(body):
         end = body.find(b'--', start + 4)
         if body[end:end + 3] != b'-->':
             return True
-        start = body.find(b'<!--', end)
+        start = body.find(b'<!--', end - 2)  # `<!-->` ends none where CDATA holds the first one
     return False
 
 

@@ -318,6 +318,7 @@ ANSWERS = {
     'two_values': http(response(REFUSED + '</value><value>' + RESULT)),
     'two_params': http(response(REFUSED + '</value></param><param><value>' + RESULT)),
     'comment_of_hyphens': http(GOOD + '<!--' + '-' * 2 ** 20 + '-->'),
+    'comment_of_hyphens_behind_another': http('<?x <!-- ?><!-->' + '-' * 2 ** 20 + '-->' + GOOD),
 }
 
 GOOD_BEHAVIOURS = ('bom', 'chunked', 'close_after_answer', 'good', 'http_100_continue', 'no_content_length')
