@@ -8,6 +8,7 @@ import httplib
 import io
 import re
 import select
+import socket
 import urllib2
 
 from tpamerrors import BadAnswer, TpamTimeout, in_thread, native, text
@@ -44,19 +45,26 @@ class Wire(io.RawIOBase):
         Nagle's algorithm and delayed acknowledgement."""
         self._sock.settimeout(self._deadline.left())
         self.is_sent = True
-        self._in_thread(self._sock.sendall, b''.join(self._request))
+        self.in_thread(self._sock.sendall, b''.join(self._request))
 
-    def _in_thread(self, function, argument):
-        """Call a function of the socket. OpenSSL 0.9.8 stays in one call for as long as the peer
-        sends empty records, or to compute with its numbers: any call may shake hands again."""
+    def in_thread(self, function, *arguments):
+        """Call a function that uses the socket. OpenSSL 0.9.8 stays in one call for as long as the
+        peer sends empty records, or to compute with its numbers: any call may shake hands again."""
         self.is_busy = True
-        return in_thread(lambda: self._call(function, argument), self._deadline)
+        return in_thread(lambda: self._call(function, arguments), self._deadline)
 
-    def _call(self, function, argument):
+    def _call(self, function, arguments):
         try:
-            return function(argument)
+            return function(*arguments)
         finally:
             self.is_busy = False
+
+    def hang_up(self):
+        """End the connection for the server and for an abandoned thread, and leave it open."""
+        try:
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # not SSLSocket's, which needs TLS
+        except EnvironmentError:  # the server was first
+            pass
 
     def makefile(self, mode='rb', bufsize=-1):
         """Return a file to read the answer from. httplib calls this."""
@@ -70,7 +78,7 @@ class Wire(io.RawIOBase):
         if self._has_ended:  # 2.6 would wait for more after the end of a TLS stream
             return 0
         self._sock.settimeout(self._deadline.left())
-        data = self._in_thread(self._sock.recv, len(buffer))
+        data = self.in_thread(self._sock.recv, len(buffer))
         self._has_ended = not data
         self.received += len(data)
         if self.received > self.budget:

@@ -102,12 +102,14 @@ class Connection(object):
             raise failure
 
     def close(self):
-        """Close the socket, if there is one and no thread uses it."""
+        """Close the socket, if there is one. If an abandoned thread uses it, only hang up: another
+        connection would get the descriptor that the thread reads."""
         sock, self.sock = self.sock, None  # first: an alarm in between would leave a closed one
         wire, self._wire = self._wire, None
-        if sock is None or wire is not None and wire.is_busy:
-            return  # another connection would get the descriptor that an abandoned thread reads
-        sock.close()
+        if wire is not None and wire.is_busy:
+            wire.hang_up()
+        elif sock is not None:
+            sock.close()
 
     def wire(self, deadline):
         """Return a Wire over the socket, for one request."""
@@ -214,10 +216,8 @@ class Connection(object):
     def _shake_hands(self, limit):
         """Shake hands, and read the certificate of the peer."""
         self.waiting_for = u'the TLS handshake'
-        sock, self.sock = self.sock, None  # the thread's, which may be abandoned
         try:
-            in_thread(lambda: _do_handshake(sock, limit), limit)
-            self.sock = sock
+            self.wire(limit).in_thread(_do_handshake, self.sock, limit)
             reason = self._check_tls()
         except EnvironmentError as error:
             reason = reason_of(error)

@@ -23,7 +23,7 @@ import tpamcheckout
 import tpamtarget
 import test_policy
 from conftest import API_PASSWORD, PASSWORD, at_most
-from fake_tpam import ACTIVE, PENDING, Fault, Refusal
+from fake_tpam import ACTIVE, PENDING, Fault, Refusal, socketserver
 from test_log import PID, child, hook_of
 from test_policy import BY_REQUEST, OWN_OPEN, approvers, broken, lines, refusing, session, trail
 from test_transport import answers
@@ -968,6 +968,23 @@ def test_a_hook_that_is_terminated_while_it_waits_for_an_answer_cancels_its_requ
     if command == 'AddPwdRequest':
         assert len(cancelled(world)) == 1
         assert world.tpam.active() == []
+
+
+def test_a_hook_that_is_terminated_hangs_up_on_a_server_that_serves_one_connection_at_a_time(world, tmpdir):
+    """It would not answer the check-in before the first connection ends."""
+    server, work = world.serve(), world.tpam.do_AddPwdRequest
+    server.process_request = lambda *request: socketserver.TCPServer.process_request(server, *request)
+
+    def when(terminate):
+        def late(user, options):
+            terminate()
+            time.sleep(1)
+            return work(user, options)
+        world.tpam.do_AddPwdRequest = late
+    result = terminated(world, tmpdir, when)
+    assert result.inside < 30  # the time of the hook is 40 s
+    assert len(cancelled(world)) == 1
+    assert world.tpam.active() == []
 
 
 def test_a_hook_that_is_terminated_during_a_handshake_says_that_a_signal_ended_it(world, tmpdir):
