@@ -34,7 +34,7 @@ GET_ARGUMENTS = SHARED_ARGUMENTS + (
 REMOTE_APP_ARGUMENTS = ('asset', 'connection_name')  # of get_remote_app_credentials alone
 PLUGIN_TIMEOUT = 300  # s: half of the proxy's timeout, 600 s unless somebody changed it
 PROBE = """
-import sys, lxml.etree, dns.resolver, dns.version, ssl
+import sys, lxml.etree, dns.version, ssl
 openssl = getattr(ssl, "OPENSSL_VERSION", "an OpenSSL that it does not name")
 print("Python %s, %s, lxml %s, dnspython %s" % (
     sys.version.split()[0], openssl, lxml.etree.__version__, dns.version.version))
