@@ -59,13 +59,6 @@ class Wire(io.RawIOBase):
         finally:
             self.is_busy = False
 
-    def hang_up(self):
-        """End the connection for the server and for an abandoned thread, and leave it open."""
-        try:
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # not SSLSocket's, which needs TLS
-        except EnvironmentError:  # the server was first
-            pass
-
     def makefile(self, mode='rb', bufsize=-1):
         """Return a file to read the answer from. httplib calls this."""
         self._reader = _Reader(self)
@@ -114,6 +107,14 @@ def is_readable(sock):
         return True
     ready, _, _ = select.select([sock], [], [], 0)
     return sock in ready
+
+
+def hang_up(sock):
+    """End a connection for the peer and for each thread that uses it. Its socket stays open."""
+    try:
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # SSLSocket's would take its TLS away first
+    except EnvironmentError:  # it is not connected
+        pass
 
 
 # ---- a request -----------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from tpamcert import (certificate, fingerprint, matches, names_of, packed_addres
                       tls_remedy)
 from tpamerrors import (Deadline, TpamConnectionEnded, TpamError, TpamOutcomeUnknown, TpamRefused,
                         TpamTimeout, TpamUnavailable, basic, in_thread, native, text)
-from tpamhttp import (MAX_HEADERS, SEE_SERVER, WITHOUT_TLS, Wire, connect, is_readable, post,
-                      reason_of, status_remedy, status_text)
+from tpamhttp import (MAX_HEADERS, SEE_SERVER, WITHOUT_TLS, Wire, connect, hang_up, is_readable,
+                      post, reason_of, status_remedy, status_text)
 
 VERSION = '1.1.0'
 USER_AGENT = 'SPS_TPAM_XMLRPC/' + VERSION
@@ -102,13 +102,14 @@ class Connection(object):
             raise failure
 
     def close(self):
-        """Close the socket, if there is one. If an abandoned thread uses it, only hang up: another
-        connection would get the descriptor that the thread reads."""
+        """Hang up, and close the socket unless an abandoned thread uses it: another connection
+        would get the descriptor that the thread reads."""
         sock, self.sock = self.sock, None  # first: an alarm in between would leave a closed one
         wire, self._wire = self._wire, None
-        if wire is not None and wire.is_busy:
-            wire.hang_up()
-        elif sock is not None:
+        if sock is None:
+            return
+        hang_up(sock)
+        if wire is None or not wire.is_busy:
             sock.close()
 
     def wire(self, deadline):

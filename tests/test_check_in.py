@@ -23,10 +23,10 @@ import tpamcheckout
 import tpamtarget
 import test_policy
 from conftest import API_PASSWORD, PASSWORD, at_most
-from fake_tpam import ACTIVE, PENDING, Fault, Refusal, socketserver
+from fake_tpam import ACTIVE, PENDING, Fault, Handler, Refusal, socketserver
 from test_log import PID, child, hook_of
 from test_policy import BY_REQUEST, OWN_OPEN, approvers, broken, lines, refusing, session, trail
-from test_transport import answers
+from test_transport import answers, through
 
 quick = test_policy.quick  # the fixture
 
@@ -970,10 +970,15 @@ def test_a_hook_that_is_terminated_while_it_waits_for_an_answer_cancels_its_requ
         assert world.tpam.active() == []
 
 
-def test_a_hook_that_is_terminated_hangs_up_on_a_server_that_serves_one_connection_at_a_time(world, tmpdir):
-    """It would not answer the check-in before the first connection ends."""
-    server, work = world.serve(), world.tpam.do_AddPwdRequest
+def serve_in_turn(world):
+    """Starts a server that takes a connection only when the one before has ended."""
+    server = world.serve()
     server.process_request = lambda *request: socketserver.TCPServer.process_request(server, *request)
+
+
+def test_a_hook_that_is_terminated_hangs_up_on_a_server_that_serves_one_connection_at_a_time(world, tmpdir):
+    serve_in_turn(world)
+    work = world.tpam.do_AddPwdRequest
 
     def when(terminate):
         def late(user, options):
@@ -982,6 +987,27 @@ def test_a_hook_that_is_terminated_hangs_up_on_a_server_that_serves_one_connecti
             return work(user, options)
         world.tpam.do_AddPwdRequest = late
     result = terminated(world, tmpdir, when)
+    assert result.inside < 30  # the time of the hook is 40 s
+    assert len(cancelled(world)) == 1
+    assert world.tpam.active() == []
+
+
+def test_a_connection_through_a_proxy_is_hung_up_although_python_2_keeps_the_socket_below_tls(world, monkeypatch):
+    """A server that serves one connection at a time would not answer the look-up of the request."""
+    serve_in_turn(world)
+    work, send = world.tpam.do_AddPwdRequest, Handler.send
+
+    def fail_once(handler, *_):
+        monkeypatch.setattr(Handler, 'send', send)
+        handler.send(500)
+
+    def add_pwd_request(user, options):
+        monkeypatch.setattr(Handler, 'send', fail_once)
+        return work(user, options)
+    world.tpam.do_AddPwdRequest = add_pwd_request
+    with bad_server.tunnel() as proxy:
+        played = session(world, tpam=dict(BY_REQUEST, timeout='40'), **through(proxy))
+        result = played.call('get_password_list')
     assert result.inside < 30  # the time of the hook is 40 s
     assert len(cancelled(world)) == 1
     assert world.tpam.active() == []
