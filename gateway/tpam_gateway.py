@@ -44,7 +44,6 @@ from ssh import CliUser, Node, NotSent, TookTooLong
 
 MAX_HEAD, MAX_BODY = 16 * 1024, 64 * 1024  # bytes; docs/protocol.md
 MAX_HEADERS = 32
-READ_AHEAD = 1024 * 1024  # bytes after a head; aiohttp stops a long body earlier
 MAX_CONNECTIONS, MAX_OF_NETWORK = 1000, 100
 HANDSHAKE_TIME, HEAD_TIME, BODY_TIME, SEND_TIME = 10, 10, 10, 30  # seconds
 KEEP_OPEN = 90       # seconds; the plugin asks again after up to 60
@@ -204,7 +203,7 @@ class Connection(web.RequestHandler):
         self._received += len(data)
         if self._messages:  # a head has come in time, and its body may follow
             self._timer.cancel()
-            self.limit = READ_AHEAD
+            self.limit = MAX_HEAD + MAX_BODY  # for strangers, too
         # The protocol has no second call before the answer to the first. aiohttp 3.13, the last one
         # for Python 3.9, queues them without a limit.
         if self._received > self.limit or len(self._messages) > 1:
@@ -236,7 +235,7 @@ class Gateway:
         """Answer one HTTP request, and log it."""
         connection = request.protocol
         async with connection.call:
-            if request.method == 'GET' and request.path == '/healthz':
+            if (request.method, request.path, request.body_exists) == ('GET', '/healthz', False):
                 response = await self._healthz()
             else:
                 response = await self._respond(request)
@@ -283,7 +282,9 @@ class Gateway:
             raise HttpError(404, 'wrong path')
         if request.method != 'POST':
             raise HttpError(405, 'not a POST')
-        if (request.content_length or 0) > MAX_BODY:
+        if request.content_length is None:  # chunks of a byte take 50 bytes of memory
+            raise HttpError(411, 'no Content-Length')
+        if request.content_length > MAX_BODY:
             raise HttpError(413, 'body too long')
         # The certificate of an older connection was checked against another client_ca.
         held = _certificate(request) if request.protocol.settings is settings else set()
@@ -469,12 +470,9 @@ def _is_open(request):
 
 
 async def _read_body(request):
-    """Return the body of a request. Raises HttpError if it is too long or too slow."""
+    """Return the body of a request. Raises HttpError if it is too slow or cut off."""
     try:
-        await asyncio.wait_for(request.content.readexactly(MAX_BODY + 1), BODY_TIME)
-        raise HttpError(413, 'body too long')
-    except asyncio.IncompleteReadError as error:
-        return error.partial
+        return await asyncio.wait_for(request.content.read(), BODY_TIME)
     except asyncio.TimeoutError:
         raise HttpError(408, 'body too slow')
     except (aiohttp.ClientError, OSError):

@@ -667,13 +667,49 @@ def test_another_path_or_method_is_not_served(gateway):
 
 
 def test_a_body_of_20_mib_is_refused_early(gateway):
-    for headers in ({}, {'Transfer-Encoding': 'chunked'}):
-        body = iter([b'x' * MIB] * 20) if headers else b'x' * 20 * MIB
-        try:
-            assert gateway.post(body, **headers).status == 413
-        except ConnectionError:     # it was refused while it was being sent
-            assert gateway.wait_for(outcome='body too long')
+    try:
+        assert gateway.post(b'x' * 20 * MIB).status == 413
+    except OSError:     # it was refused while it was being sent
+        assert gateway.wait_for(outcome='body too long')
     assert gateway.call('ListSystems').status == 200
+
+
+def test_a_body_without_a_length_is_refused_before_the_log_in(gateway):
+    for password in (API_PASSWORD, 'wrong'):
+        answer = gateway.post(iter([b'x']), password=password, **{'Transfer-Encoding': 'chunked'})
+        assert (answer.status, answer.headers['Connection']) == (411, 'close')
+    connection = gateway.connection()
+    connection.request('GET', '/healthz', iter([b'x']), {'Transfer-Encoding': 'chunked'}, encode_chunked=True)
+    assert connection.getresponse().status == 404
+
+
+@pytest.mark.parametrize('line, rest', [
+    (b'Transfer-Encoding: chunked', b'1\r\na\r\n' * 170000), (b'Content-Length: 65536', b'x' * MIB)],
+    ids=['chunks', 'length'])
+def test_what_strangers_send_takes_little_memory(make, line, rest):
+    gateway = make(users=[{'clients': ['127.0.0.0/8']}]).start()
+    assert gateway.call('ListSystems').status == 200
+    before = peak_memory(gateway)
+    head = b'POST /RPC2 HTTP/1.1\r\nHost: x\r\nAuthorization: Basic c3BzOng=\r\n%s\r\n\r\n' % line
+    strangers = []
+    for _ in range(90):
+        sock = socket.create_connection(('127.0.0.1', gateway.port), source_address=('127.0.0.2', 0))
+        strangers.append(gateway.context().wrap_socket(sock, server_hostname='localhost'))
+        strangers[-1].settimeout(1)
+        try:
+            strangers[-1].sendall(head + rest)
+        except OSError:     # it was closed meanwhile, or is no longer read
+            pass
+    assert gateway.call('ListSystems').status == 200
+    assert peak_memory(gateway) - before < 70 * MIB
+    for sock in strangers:
+        sock.close()
+
+
+def peak_memory(gateway):
+    """Return the most memory that the process had until now, in bytes."""
+    with open('/proc/%d/status' % gateway.process.pid) as status:
+        return int(re.search(r'VmHWM:\s+(\d+) kB', status.read()).group(1)) * 1024
 
 
 def test_silent_and_dripping_clients_are_given_up_and_delay_nobody(gateway):
