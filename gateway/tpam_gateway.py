@@ -169,17 +169,18 @@ def _certificate(request):
 
 class Connection(web.RequestHandler):
     """The connection of one client, which has a limited time for its next request, and a limited
-    size. Attributes: address; network, see network_of(); settings, those under which it was
-    accepted; call, a lock that its call holds; is_used, whether a call was answered; ended, a
-    future."""
+    size. Attributes: address; network, see network_of(); settings and cli_users, those under
+    which it was accepted; call, a lock that its call holds; is_used, whether a call was answered;
+    ended, a future."""
 
-    def __init__(self, server, settings, address):
+    def __init__(self, server, settings, cli_users, address):
         loop = asyncio.get_running_loop()
         web.RequestHandler.__init__(
             self, server, loop=loop, keepalive_timeout=KEEP_OPEN, lingering_time=1,
             access_log=None, auto_decompress=False, max_line_size=MAX_HEAD,
             max_field_size=MAX_HEAD, max_headers=MAX_HEADERS)
-        self.settings, self.address, self.network = settings, address, network_of(address)
+        self.settings, self.cli_users = settings, cli_users
+        self.address, self.network = address, network_of(address)
         self.call, self.is_used, self.ended = asyncio.Lock(), False, loop.create_future()
 
     def connection_made(self, transport):
@@ -275,7 +276,9 @@ class Gateway:
     async def _answer(self, request, line):
         """Return the answer to a call: a dict, or xmlrpc.client.Fault. Fill in the line of the log.
         Raises HttpError."""
-        settings, cli_users = self._settings, self._cli_users
+        # Those of a connection that is older than the last reload: its certificate was checked
+        # against another client_ca.
+        settings, cli_users = request.protocol.settings, request.protocol.cli_users
         if sum(len(name) + len(value) for name, value in request.raw_headers) > MAX_HEAD:
             raise HttpError(431, 'head too long')
         if request.path != settings.path:
@@ -286,9 +289,7 @@ class Gateway:
             raise HttpError(411, 'no Content-Length')
         if request.content_length > MAX_BODY:
             raise HttpError(413, 'body too long')
-        # The certificate of an older connection was checked against another client_ca.
-        held = _certificate(request) if request.protocol.settings is settings else set()
-        user = await self._authentication.user(request, held, settings.users)
+        user = await self._authentication.user(request, _certificate(request), settings.users)
         line['user'] = user.name
         try:
             name, options = decode_call(await _read_body(request))
@@ -388,7 +389,7 @@ class Gateway:
                     or networks.count(network_of(peer[0])) >= MAX_OF_NETWORK):
                 self._refuse(wire, peer[0], 'too many connections')
             else:
-                connection = Connection(self._server, self._settings, peer[0])
+                connection = Connection(self._server, self._settings, self._cli_users, peer[0])
                 task = loop.create_task(self._connect(wire, connection))
                 self._connections[task] = connection
                 task.add_done_callback(self._connections.pop)
