@@ -110,9 +110,10 @@ _REFUSALS = re.compile(
     'reason codes? .*(?:are required|failed validation)|requires a ticket|'
     'ticket (?:number and ticket system are required|'
     '.*(?:not found|failed (?:manual )?validation))|'
-    'exceeds account maximum|default initial password|usage: retrieve|'
-    '^(?:denied|unauthorized|forbidden|failed|failure|error|timeout|password|login)[.:!]?$|'
-    + REPLICA, re.I)
+    'exceeds account maximum|default initial password|usage: retrieve|' + REPLICA, re.I)
+# A word that is no password. It is not passed on, because it could be one after all.
+_NO_PASSWORD = re.compile(
+    '(?:denied|unauthorized|forbidden|failed|failure|error|timeout|password|login)[.:!]?', re.I)
 
 
 def answer(name, options, output):
@@ -145,15 +146,17 @@ def _read_password(output, options):
     """
     lines = _lines(output.stdout) + _lines(output.stderr)
     refusals = [line.strip() for line in lines if _REFUSALS.search(line[:MAX_TEXT])]
-    if _is_clean(output) and lines and lines == lines[0].split() and not refusals:
-        if lines[0].isprintable() and '\ufffd' not in lines[0]:
-            return {'returnCode': 0, 'message': lines[0]}
+    if _is_clean(output) and lines and lines == lines[0].split():
+        word = lines[0]
+        if word.isprintable() and '\ufffd' not in word and not _NO_PASSWORD.fullmatch(word):
+            return {'returnCode': 0, 'message': word}
     if refusals:
         raise Refused(' '.join(refusals)[:MAX_TEXT])
     if not lines:
         raise Refused('TPAM printed nothing')
-    raise Refused('TPAM printed neither one word nor a refusal that the gateway knows. The text is '
-                  'not shown, because it may contain a password; run Retrieve as the CLI user')
+    raise Refused('TPAM printed neither one word that can be a password nor a refusal that the '
+                  'gateway knows. The text is not shown, because it may contain a password; run '
+                  'Retrieve as the CLI user')
 
 
 def _read_new_request(output, options):

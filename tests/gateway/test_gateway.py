@@ -739,6 +739,14 @@ def basic():
     return base64.b64encode(('sps:' + API_PASSWORD).encode('utf-8'))
 
 
+@pytest.mark.parametrize('word', ['Password!', 'Login!', 'Forbidden!', 'failure'])
+def test_a_password_that_could_be_a_refusal_is_neither_logged_nor_answered(gateway, cli, tpam, word):
+    tpam.account('WEB01', 'root').password = word
+    answer = gateway.call('Retrieve', BY_NAMES)
+    assert answer.code == 1 and word not in answer.message
+    assert word not in gateway.wait_for(command='Retrieve')['outcome']
+
+
 def test_a_passphrase_is_neither_logged_nor_answered(gateway, tpam):
     tpam.add_account('WEB01', 'svc', 'correct horse battery staple')
     answer = gateway.call('Retrieve', {'SystemName': 'WEB01', 'AccountName': 'svc'})
