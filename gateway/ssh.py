@@ -5,6 +5,7 @@ sent is tried on the next TPAM, and one that was sent is not sent again unless i
 """
 import asyncio
 import time
+from collections import Counter
 
 import asyncssh
 
@@ -89,6 +90,7 @@ class Node:
         self._settings, self._user, self._limits = settings, user, limits
         self.name = '%s:%d' % (settings.host, settings.port)
         self._connection = self._opening = None
+        self._running = Counter()  # connection: number of its commands
         self._failure, self._failed_at = None, 0
 
     async def connection(self):
@@ -138,6 +140,7 @@ class Node:
         connection = await self.connection()
         session = _Session()
         command = self._run(connection, session, line)
+        self._running[connection] += 1
         try:
             await asyncio.wait_for(command, self._limits.command_timeout)
         except _Broken:
@@ -150,14 +153,16 @@ class Node:
             session.channel.abort()
             raise TookTooLong('%s did not answer in %g s'
                               % (self.name, self._limits.command_timeout))
+        finally:
+            self._running -= Counter([connection])
+            if connection is not self._connection and connection not in self._running:
+                connection.abort()
         return session.output()
 
     def _give_up(self, connection):
         """Run no other command on a connection, which may be dead. Those on it may finish."""
         if self._connection is connection:
             self._connection = None
-            loop = asyncio.get_running_loop()
-            loop.call_later(self._limits.command_timeout, connection.abort)
 
     async def _run(self, connection, session, line):
         try:
@@ -168,8 +173,8 @@ class Node:
             # A channel or a connection that has ended may have taken the command before.
             if not session.ended.done() and not connection.is_closed():
                 raise NotSent('%s takes no command: %s' % (self.name, failure))
-        except (OSError, asyncssh.Error) as failure:
-            error = failure
+        except (OSError, asyncssh.Error, AttributeError) as failure:
+            error = failure  # asyncssh raises AttributeError if the channel ends with the reply
         if session.size > MAX_OUTPUT:
             raise OutcomeUnknown('TPAM printed more than %d bytes' % MAX_OUTPUT)
         # Nobody has seen a TPAM that sends no exit status: without one, the answer is not complete.
@@ -211,10 +216,11 @@ class CliUser:
         that returns the answer, or raises Refused. Raises NotSent if the command was certainly not
         carried out, OutcomeUnknown and TookTooLong if it may have been.
         """
-        began, failures, refusal = time.monotonic(), [], None
+        failures, refusal = [], None
         for node in list(self.nodes):
             try:
                 await node.connection()  # before the turn: a TPAM that is down holds up nobody
+                began = time.monotonic()
                 async with self._slots:
                     if not is_wanted():
                         raise NotSent('nobody waits for the answer any more')

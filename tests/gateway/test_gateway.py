@@ -413,41 +413,93 @@ def test_a_command_that_changes_nothing_is_run_again(gateway, cli, moment):
     assert len(cli.lines) == 2
 
 
-def test_a_command_that_is_taken_and_not_answered_is_not_sent_to_the_next_tpam(make, cli):
-    taken = []
+@pytest.fixture
+def odd_tpam(cli):
+    """A function that starts a TPAM whose channels are what another function returns -> the TPAM for make()."""
+    servers = []
 
-    class Closes(asyncssh.SSHServerSession):
-        def connection_made(self, channel):
-            self.channel = channel
+    def start(new_channel):
+        class Server(asyncssh.SSHServer):
+            def begin_auth(self, _):
+                return True
 
-        def exec_requested(self, command):
-            taken.append(command)
+            def validate_public_key(self, *_):
+                return True
+
+            def public_key_auth_supported(self):
+                return True
+
+            def session_requested(self):
+                return new_channel()
+
+        async def listen():
+            return await asyncssh.create_server(Server, '127.0.0.1', 0, server_host_keys=[cli.host_key], encoding=None)
+        servers.append(cli.run(listen()))
+
+        class Tpam:
+            host, port, known_host = '127.0.0.1', servers[-1].sockets[0].getsockname()[1], cli.known_host
+        return Tpam
+    yield start
+    for server in servers:
+        server.close()
+
+
+class ClosesChannels(asyncssh.SSHServerSession):
+    """Close the channel of each command: 'instead' of its reply to the command, or 'before' or 'after' it."""
+
+    def __init__(self, moment, taken):
+        self.moment, self.taken = moment, taken
+
+    def connection_made(self, channel):
+        self.channel = channel
+
+    def exec_requested(self, command):
+        self.taken.append(command)
+        if self.moment == 'instead':
             self.channel.close()
-            return True
+        if self.moment == 'before':
+            self.channel.send_packet(97)    # SSH_MSG_CHANNEL_CLOSE
+        return True
 
-    class Server(asyncssh.SSHServer):
-        def begin_auth(self, _):
-            return True
+    def session_started(self):
+        if self.moment == 'after':
+            self.channel.close()
 
-        def validate_public_key(self, *_):
-            return True
 
-        def public_key_auth_supported(self):
-            return True
-
-        def session_requested(self):
-            return Closes()
-
-    async def start():
-        return await asyncssh.create_server(Server, '127.0.0.1', 0, server_host_keys=[cli.host_key], encoding=None)
-    server = cli.run(start())
-
-    class Tpam:
-        host, port, known_host = '127.0.0.1', server.sockets[0].getsockname()[1], cli.known_host
-    answer = make([Tpam, cli]).start().call('AddPwdRequest', ADD)
-    server.close()
+@pytest.mark.parametrize('moment', ['instead', 'before', 'after'])
+def test_a_command_that_is_taken_and_not_answered_is_not_sent_to_the_next_tpam(make, cli, odd_tpam, moment):
+    taken = []
+    gateway = make([odd_tpam(lambda: ClosesChannels(moment, taken)), cli]).start()
+    answer = gateway.call('AddPwdRequest', ADD)
     assert answer.status == 500 and b'outcome unknown' in answer.body
     assert len(taken) == 1 and cli.lines == []
+    assert gateway.call('Retrieve', BY_NAMES).status == 500
+    assert len(taken) == 3 and cli.lines == []      # what changes nothing was repeated
+    assert gateway.log(event='error') == []
+
+
+def test_the_next_tpam_is_asked_where_the_first_opens_no_channel(make, cli, odd_tpam):
+    gateway = make([odd_tpam(lambda: asyncio.get_running_loop().create_future()), cli],
+                   ssh={'command_timeout': 2.0}).start()
+    added = gateway.call('AddPwdRequest', ADD)
+    assert added.code == 0, added.message
+    assert gateway.call('Retrieve', BY_NAMES).message == PASSWORD
+
+
+def test_the_next_tpam_is_asked_where_the_kept_connection_to_the_first_is_dead(make, cli, odd_tpam):
+    channels = iter([ClosesChannels('after', [])])
+    first = odd_tpam(lambda: next(channels, None) or asyncio.get_running_loop().create_future())
+    gateway = make([first, cli], ssh={'command_timeout': 2.0}).start()
+    assert gateway.health() == 200
+    assert gateway.call('AddPwdRequest', ADD).status == 500
+    assert gateway.call('AddPwdRequest', ADD).code == 0
+
+
+def test_a_connection_on_which_commands_ended_without_an_exit_status_is_closed(gateway, cli):
+    for _ in range(5):
+        cli.breaks = ('closed', 'Retrieve')
+        assert gateway.call('Retrieve', BY_NAMES).message == PASSWORD
+    until(lambda: len(cli.connections) == 1)
 
 
 def test_a_command_has_a_time_limit_which_says_whether_the_outcome_is_known(make, cli):
