@@ -44,7 +44,7 @@ from ssh import CliUser, Node, NotSent, TookTooLong
 
 MAX_HEAD, MAX_BODY = 16 * 1024, 64 * 1024  # bytes; docs/protocol.md
 MAX_HEADERS = 32
-MAX_CONNECTIONS, MAX_OF_NETWORK = 1000, 100
+MAX_CONNECTIONS, MAX_OF_NETWORK = 500, 100  # each takes up to 420 KiB
 HANDSHAKE_TIME, HEAD_TIME, BODY_TIME, SEND_TIME = 10, 10, 10, 30  # seconds
 KEEP_OPEN = 90       # seconds; the plugin asks again after up to 60
 WRONG_PASSWORD = 1   # seconds that each wrong password takes
