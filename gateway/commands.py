@@ -10,7 +10,7 @@ from collections import namedtuple
 UNKNOWN_COMMAND, BAD_OPTIONS = -32601, -32602  # fault codes
 REFUSED = 1                                    # the returnCode of every refusal
 REPLICA = 'not available on a failed over replica'
-MAX_TEXT = 1000                                # characters of TPAM's text in an answer
+MAX_TEXT = 1000                                # characters of a refusal that count
 MAX_ROWS = 1000                                # of a table; the plugin asks for no more
 
 # What a command printed: bytes, bytes, and int or None.
@@ -130,9 +130,9 @@ def _lines(printed):
 
 
 def _text(output):
-    """Return what was printed as one line, for a message."""
+    """Return what was printed as one line, for a message. A refusal is cut by its reader."""
     lines = _lines(output.stdout[:64 * 1024]) + _lines(output.stderr[:64 * 1024])
-    return ' '.join(line.strip() for line in lines)[:MAX_TEXT]
+    return ' '.join(line.strip() for line in lines)
 
 
 def _is_clean(output):
@@ -151,7 +151,7 @@ def _read_password(output, options):
         if word.isprintable() and '\ufffd' not in word and not _NO_PASSWORD.fullmatch(word):
             return {'returnCode': 0, 'message': word}
     if refusals:
-        raise Refused(' '.join(refusals)[:MAX_TEXT])
+        raise Refused(' '.join(refusals))
     if not lines:
         raise Refused('TPAM printed nothing')
     raise Refused('TPAM printed neither one word that can be a password nor a refusal that the '
@@ -187,7 +187,7 @@ def _read_done(done, other='(?!)'):
         unknown = [line for line in others if not re.fullmatch(other.format(**names), line, re.I)]
         if len(others) == len(lines) or unknown or not _is_clean(output):
             raise Refused(_text(output))
-        return {'returnCode': 0, 'message': _text(output)}
+        return {'returnCode': 0, 'message': _text(output)[:MAX_TEXT]}
     return read
 
 

@@ -306,8 +306,9 @@ class Gateway:
             line['outcome'] = 'fault: %s' % fault
             return xmlrpc.client.Fault(fault.code, str(fault))
         except Refused as refusal:
-            line['outcome'] = 'refused: %s' % _without_texts(str(refusal), options)
-            return {'returnCode': commands.REFUSED, 'message': str(refusal)}
+            text = _without_texts(str(refusal), options)  # before it is cut, perhaps inside one
+            line['outcome'] = 'refused: %s' % text[:commands.MAX_TEXT]
+            return {'returnCode': commands.REFUSED, 'message': str(refusal)[:commands.MAX_TEXT]}
         line['outcome'] = 'done'
         if 'id' in answer:
             line['request'] = answer['id']

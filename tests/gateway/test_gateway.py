@@ -891,6 +891,16 @@ def test_a_call_is_one_line_without_secrets(gateway):
         assert secret not in text
 
 
+def test_a_text_of_the_caller_is_not_logged_where_tpams_answer_is_cut_inside_it(gateway, cli):
+    notes = 'jdoe,secret-' + 'x' * 400
+    for before in (700, 988):
+        cli.prints = 'E' * before + notes + ' refused'
+        answer = gateway.call('AddPwdRequest', dict(ADD, RequestNotes=notes))
+        assert answer.message == cli.prints[:1000]
+    gateway.wait_for(2, event=None)
+    assert [re.sub('E+', 'E', line['outcome']) for line in gateway.log()] == ['refused: E... refused'] * 2
+
+
 def test_a_log_that_was_moved_is_begun_again(make):
     gateway = make().start()
     os.rename(gateway.path('log'), gateway.path('log.1'))
