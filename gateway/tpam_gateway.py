@@ -531,12 +531,14 @@ def _check_machine(settings):
     for warning in warnings_of(settings):
         yield 'NOTE', warning
     with open(settings.certificate, 'rb') as pem:
-        certificate = x509.load_pem_x509_certificate(pem.read())
-    first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    is_valid = first.timestamp() <= time.time() <= last.timestamp()
-    yield 'ok' if is_valid else 'WRONG', 'certificate %s: valid from %s to %s' % (
-        certificate.subject.rfc4514_string(), first, last)
-    if settings.old_clients and not isinstance(certificate.public_key(), rsa.RSAPublicKey):
+        own = x509.load_pem_x509_certificates(pem.read())
+    cas = [x509.load_der_x509_certificate(der) for der in settings.context.get_ca_certs(True)]
+    for certificate in own + cas:
+        first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        is_valid = first.timestamp() <= time.time() <= last.timestamp()
+        yield 'ok' if is_valid else 'WRONG', 'certificate %s: valid from %s to %s' % (
+            certificate.subject.rfc4514_string(), first, last)
+    if settings.old_clients and not isinstance(own[0].public_key(), rsa.RSAPublicKey):
         yield 'WRONG', 'certificate: for old_clients its key must be RSA'
     is_new = settings.log is not None and not os.path.exists(settings.log)
     try:

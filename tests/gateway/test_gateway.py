@@ -957,13 +957,14 @@ def test_check_says_what_is_wrong_with_tpam(make, cli, tpam, change, status, tex
     assert found == status and text in output
 
 
-def of_an_elliptic_curve():
-    """Return a certificate and its key, of the kind that OpenSSL 0.9.8 does not know."""
+def of_an_elliptic_curve(days=2):
+    """Return the certificate of a CA, which ends in so many days, and its key. OpenSSL 0.9.8 does not know the kind."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, 'new')])
     now = datetime.datetime.now()
     made = x509.CertificateBuilder(name, name, key.public_key(), 1, now - datetime.timedelta(2),
-                                   now + datetime.timedelta(2)).sign(key, hashes.SHA256())
+                                   now + datetime.timedelta(days))
+    made = made.add_extension(x509.BasicConstraints(True, None), True).sign(key, hashes.SHA256())
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
                             serialization.NoEncryption())
     return (made.public_bytes(serialization.Encoding.PEM) + pem).decode('ascii')
@@ -985,6 +986,18 @@ def test_check_says_what_is_wrong_on_this_machine(make, options, pem, word, text
         status, output = gateway.run('check', '--config', gateway.config)
     assert status == (word == 'WRONG') and re.search('(?m)^%-6s %s' % (word, text), output), output
     assert 'ListSystems answered' in output and not os.path.exists(gateway.path('log'))
+
+
+def test_check_finds_an_expired_certificate_behind_a_good_one_and_among_those_of_the_clients_cas(make):
+    expired, end, _ = of_an_elliptic_curve(days=-1).partition('-----END CERTIFICATE-----\n')
+    expired += end
+    gateway = make(server={'client_ca': 'clients.pem'})
+    for chain, cas in ((expired, ''), ('', expired)):
+        gateway.write('tls.pem', read('certs/good.pem') + chain)
+        gateway.write('clients.pem', read('certs/client-ca.pem') + cas)
+        status, output = gateway.run('check', '--config', gateway.config)
+        assert status == 1 and re.search('(?m)^WRONG  certificate CN=new: valid from ', output), output
+        assert output.count('WRONG') == 1
 
 
 def test_check_notes_that_every_address_is_allowed(make):
