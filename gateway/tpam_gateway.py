@@ -88,9 +88,10 @@ def encode_answer(answer):
 # ---- who asks ------------------------------------------------------------------------------------
 
 class Authentication:
-    """Determine the user of a call."""
+    """Determine the user of a call. stopping: a task that is done at the end of the program."""
 
-    def __init__(self):
+    def __init__(self, stopping):
+        self._stopping = stopping
         self._key = secrets.token_bytes(32)
         self._verified = {}  # name: MAC of the password that was verified last
         self._locks = weakref.WeakValueDictionary()  # network: lock, while there are log-ins
@@ -136,7 +137,7 @@ class Authentication:
             if is_good and user is not None and user.password is not None:
                 self._verified[user.name] = mac
                 return True
-            await asyncio.sleep(WRONG_PASSWORD)
+            await asyncio.wait([self._stopping], timeout=WRONG_PASSWORD)
             return False
 
     def _is_verified(self, user, mac):
@@ -171,17 +172,16 @@ class Connection(web.RequestHandler):
     """The connection of one client, which has a limited time for its next request, and a limited
     size. Attributes: address; network, see network_of(); settings and cli_users, those under
     which it was accepted; call, a lock that its call holds; is_used, whether a call was answered;
-    ended, a future."""
+    ended, an event."""
 
     def __init__(self, server, settings, cli_users, address):
-        loop = asyncio.get_running_loop()
         web.RequestHandler.__init__(
-            self, server, loop=loop, keepalive_timeout=KEEP_OPEN, lingering_time=1,
-            access_log=None, auto_decompress=False, max_line_size=MAX_HEAD,
+            self, server, loop=asyncio.get_running_loop(), keepalive_timeout=KEEP_OPEN,
+            lingering_time=1, access_log=None, auto_decompress=False, max_line_size=MAX_HEAD,
             max_field_size=MAX_HEAD, max_headers=MAX_HEADERS)
         self.settings, self.cli_users = settings, cli_users
         self.address, self.network = address, network_of(address)
-        self.call, self.is_used, self.ended = asyncio.Lock(), False, loop.create_future()
+        self.call, self.is_used, self.ended = asyncio.Lock(), False, asyncio.Event()
 
     def connection_made(self, transport):
         self._wire = transport
@@ -190,13 +190,13 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, error):
         self._timer.cancel()
-        self.ended.set_result(None)
+        self.ended.set()
         web.RequestHandler.connection_lost(self, error)
 
     def expect_request(self, seconds):
         """Close the connection unless a request begins within these seconds."""
         self._received, self.limit = 0, MAX_HEAD  # bytes
-        if not self.ended.done():
+        if not self.ended.is_set():
             self._timer = asyncio.get_running_loop().call_later(seconds, self._wire.abort)
 
     def data_received(self, data):
@@ -228,7 +228,6 @@ class Gateway:
 
     def __init__(self, path, settings, log):
         self._path, self._settings, self._log = path, settings, log
-        self._authentication = Authentication()
         self._connections = {}  # task: Connection
         self._refused = 0  # connections since the last line about them
 
@@ -344,15 +343,17 @@ class Gateway:
         """Serve until SIGTERM, and finish the calls under way."""
         loop = asyncio.get_running_loop()
         self._cli_users, stopped = _cli_users(self._settings), asyncio.Event()
+        stopping, self._reloading = loop.create_task(stopped.wait()), asyncio.Lock()
+        self._authentication = Authentication(stopping)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(self.reload()))
         self._server = web.Server(self.handle)
         listener = listen(self._settings.listen)
         self._log.write(event='started', listen='%s:%d' % listener.getsockname()[:2],
                         warnings=warnings_of(self._settings))
         accepting = loop.create_task(self._accept(listener))
-        await stopped.wait()
+        await stopping
         accepting.cancel()
         listener.close()
         limits = self._settings.limits  # a call may wait for its turn as long as for its answer
@@ -360,11 +361,12 @@ class Gateway:
         await self._server.shutdown(2 * limits.command_timeout + limits.connect_timeout)
         self._log.write(event='stopped')
 
-    def reload(self):
+    async def reload(self):
         """Read the configuration again. A wrong one changes nothing. Calls under way go on as they
         began."""
         try:
-            settings = read_settings(self._path)
+            async with self._reloading:  # the last one read is the last one that counts
+                settings = await asyncio.to_thread(read_settings, self._path)
             if (settings.listen, settings.log) != (self._settings.listen, self._settings.log):
                 raise Mistake('[server] listen and log need a restart')
         except Mistake as mistake:
@@ -413,7 +415,7 @@ class Gateway:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection, wire, ssl=context, ssl_handshake_timeout=HANDSHAKE_TIME)
-            await connection.ended
+            await connection.ended.wait()
             async with connection.call:
                 pass
         except OSError as error:
@@ -510,6 +512,7 @@ def serve(options):
     log = Log(settings.log)
     logging.basicConfig(handlers=[log])
     logging.getLogger('asyncssh').setLevel(logging.CRITICAL)
+    logging.getLogger('asyncio').setLevel(logging.ERROR)  # it warns of connections that broke
     asyncio.run(Gateway(options.config, settings, log).serve())
     log.close()
     return 0

@@ -31,7 +31,7 @@ from certs import make as certs
 from fake_tpam_cli import BREAKS, FakeTpamCli, USER_KEYS
 from gateway_world import API_PASSWORD, CHEAP_HASH, PASSWORD, PROGRAM, cheap_hash, new_tpam, public, read
 from log import Log
-from settings import COMMAND_TIMEOUT, CONNECT_TIMEOUT, Mistake, read_settings
+from settings import COMMAND_TIMEOUT, CONNECT_TIMEOUT, Mistake, hash_password, read_settings
 from ssh import Slots
 from tpam_gateway import listen, network_of
 
@@ -631,6 +631,18 @@ def test_a_reload_that_removes_a_cli_user_lets_its_calls_finish(make, cli, keys)
     assert connection.getresponse().status == 200
 
 
+def test_a_reload_with_many_users_holds_up_no_call(make):
+    gateway = make().start()
+    assert gateway.call('ListSystems').status == 200
+    slow = hash_password(API_PASSWORD)
+    gateway.configure([{}] + [{'name': 'user%d' % number, 'password': slow} for number in range(60)])
+    gateway.process.send_signal(signal.SIGHUP)
+    time.sleep(0.1)     # until the signal is there
+    assert gateway.call('ListSystems').status == 200
+    assert gateway.log(event='reloaded') == []
+    gateway.wait_for(event='reloaded')
+
+
 def test_a_wrong_configuration_is_not_loaded(make):
     gateway = make().start()
     gateway.write('gateway.toml', 'x = 1\n')
@@ -651,7 +663,19 @@ def test_the_end_waits_for_the_calls_under_way(make, cli, tpam):
     assert gateway.stop() == (0, '')
     under_way.join()
     assert answers[0].id == '1001-1'
-    assert gateway.log(event='stopped')
+    assert gateway.log(event='stopped') and gateway.log(event='error') == []
+
+
+def test_the_end_does_not_wait_for_wrong_log_ins(make):
+    gateway = make().start()
+    wrong = threading.Thread(target=at_once, args=(20, lambda: gateway.call('ListSystems', password='wrong').status))
+    wrong.start()
+    until(lambda: gateway.log(outcome='log-in failed'))
+    began = time.monotonic()
+    assert gateway.stop() == (0, '')
+    assert time.monotonic() - began < 10    # each of them takes a second
+    wrong.join()
+    assert len(gateway.log(outcome='log-in failed')) == 20
 
 
 # ---- what is hostile, slow or broken
