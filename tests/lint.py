@@ -75,7 +75,7 @@ def library_problems(path):
     vermin = os.path.join(os.path.dirname(sys.executable), 'vermin')
     if not os.path.exists(vermin):
         raise program.Mistake(program.MISSING % 'vermin')
-    checker = subprocess.Popen([vermin, '--target=2.6-', '--violations', '--no-tips', path],
+    checker = subprocess.Popen([vermin, '--target=2.6-', '--violations', '--no-tips', '--processes=1', path],
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     output = checker.communicate()[0].decode('utf-8')
     if checker.returncode == 0:
