@@ -247,6 +247,8 @@ class Gateway:
                 connection.limit = math.inf
             await _send(request, response)
             connection.is_used = True
+            if connection.settings is not self._settings:  # a reload came while it was sent
+                connection.force_close()
         return response
 
     async def _respond(self, request):
@@ -479,7 +481,7 @@ async def _read_body(request):
         return await asyncio.wait_for(request.content.read(), BODY_TIME)
     except asyncio.TimeoutError:
         raise HttpError(408, 'body too slow')
-    except (aiohttp.ClientError, OSError):
+    except (aiohttp.ClientError, OSError, RuntimeError):  # the last if the connection has ended
         raise HttpError(400, 'body incomplete')
 
 
@@ -496,9 +498,9 @@ async def _send(request, response):
 
 def _without_texts(text, options):
     """Return a text of TPAM for the log, without the texts of the caller that it may repeat."""
-    for name in commands.FREE_TEXTS:
-        if name in options:
-            text = text.replace(str(options[name]), '...')
+    texts = [str(options[name]).strip() for name in commands.FREE_TEXTS if name in options]
+    for each in sorted(filter(None, texts), key=len, reverse=True):  # one may be in another
+        text = text.replace(each, '...')
     return text
 
 
@@ -537,10 +539,12 @@ def _check_machine(settings):
         own = x509.load_pem_x509_certificates(pem.read())
     cas = [x509.load_der_x509_certificate(der) for der in settings.context.get_ca_certs(True)]
     for certificate in own + cas:
-        first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        is_valid = first.timestamp() <= time.time() <= last.timestamp()
-        yield 'ok' if is_valid else 'WRONG', 'certificate %s: valid from %s to %s' % (
-            certificate.subject.rfc4514_string(), first, last)
+        word = 'ok' if _is_valid(certificate) else 'WRONG'
+        if word == 'WRONG' and certificate in cas and any(map(_is_valid, cas)):
+            word = 'NOTE'  # clients are moving to the other CA
+        yield word, 'certificate %s: valid from %s to %s' % (
+            certificate.subject.rfc4514_string(), certificate.not_valid_before_utc,
+            certificate.not_valid_after_utc)
     if settings.old_clients and not isinstance(own[0].public_key(), rsa.RSAPublicKey):
         yield 'WRONG', 'certificate: for old_clients its key must be RSA'
     is_new = settings.log is not None and not os.path.exists(settings.log)
@@ -552,6 +556,11 @@ def _check_machine(settings):
     except Mistake as mistake:  # the port is busy if the service runs, and closed to most users
         is_usual = mistake.__context__.errno in (errno.EADDRINUSE, errno.EACCES)
         yield 'NOTE' if is_usual and 'listen' in str(mistake) else 'WRONG', mistake
+
+
+def _is_valid(certificate):
+    first, last = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return first.timestamp() <= time.time() <= last.timestamp()
 
 
 def _check_tpams(settings):

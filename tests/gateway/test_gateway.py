@@ -2,6 +2,7 @@
 import asyncio
 import base64
 import concurrent.futures
+import contextlib
 import datetime
 import hashlib
 import http.client
@@ -201,6 +202,33 @@ def test_after_a_reload_a_certificate_of_the_old_ca_logs_in_for_the_first_call_o
     assert (answer.status, answer.headers['Connection']) == (200, 'close')
     with pytest.raises((ConnectionError, http.client.BadStatusLine, ssl.SSLError)):
         gateway.call('ListSystems', name=None, connection=with_client_certificate(gateway, 'client'))
+
+
+def test_a_connection_whose_answer_was_being_sent_ends_with_it_after_a_reload(make, cli):
+    """A client that does not read could otherwise ask once more as a user who has been removed."""
+    columns = ['SystemName', 'AccountName'] + ['Custom%d' % number for number in range(100)]
+    cli.prints = '\n'.join(['\t'.join(columns)] + ['WEB01\tr' + '\t' * 100] * 1000)
+    gateway = make(users=[{'name': 'other'}, {}]).start()
+    wire = socket.socket()
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    wire.connect(('127.0.0.1', gateway.port))
+    client = gateway.context().wrap_socket(wire, server_hostname='localhost')
+    body = xmlrpc.client.dumps(({},), 'ListAccounts')
+    pair = base64.b64encode(('sps:%s' % API_PASSWORD).encode('utf-8')).decode('ascii')
+    call = 'POST /RPC2 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic %s\r\nContent-Length: %d\r\n\r\n%s' % (
+        pair, len(body), body)
+    for count in (1, 2):    # the first answer fills the buffers, and the second one waits
+        client.sendall(call.encode('ascii'))
+        gateway.wait_for(count, command='ListAccounts')
+    gateway.configure([{'name': 'other'}])
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.wait_for(event='reloaded')
+    answers = b''
+    while answers.count(b'</methodResponse>') < 2:
+        answers += client.recv(MIB)
+    with contextlib.suppress(ConnectionError, ssl.SSLError):    # it may have ended before
+        client.sendall(call.encode('ascii'))
+        assert client.recv(MIB) == b''
 
 
 def connections_of(gateway):
@@ -925,6 +953,13 @@ def test_a_text_of_the_caller_is_not_logged_where_tpams_answer_is_cut_inside_it(
     assert [re.sub('E+', 'E', line['outcome']) for line in gateway.log()] == ['refused: E... refused'] * 2
 
 
+def test_a_text_of_the_caller_is_not_logged_where_another_is_part_of_it_or_tpam_drops_its_last_blank(gateway, cli):
+    texts = {'RequestNotes': 'jdoe,SPS', 'TicketSystemName': 'Jira', 'TicketNumber': 'jdoe,SPS,secret '}
+    cli.prints = 'no such ticket jdoe,SPS,secret '
+    assert gateway.call('AddPwdRequest', dict(ADD, **texts)).code == 1
+    assert gateway.wait_for(command='AddPwdRequest')['outcome'] == 'refused: no such ticket ...'
+
+
 def test_a_log_that_was_moved_is_begun_again(make):
     gateway = make().start()
     os.rename(gateway.path('log'), gateway.path('log.1'))
@@ -1012,16 +1047,19 @@ def test_check_says_what_is_wrong_on_this_machine(make, options, pem, word, text
     assert 'ListSystems answered' in output and not os.path.exists(gateway.path('log'))
 
 
-def test_check_finds_an_expired_certificate_behind_a_good_one_and_among_those_of_the_clients_cas(make):
+@pytest.mark.parametrize('chain, cas, word', [
+    ('expired', 'client-ca', 'WRONG'), ('', 'expired', 'WRONG'), ('', 'client-ca expired', 'NOTE')])
+def test_check_finds_an_expired_certificate_behind_a_good_one_and_among_those_of_the_clients_cas(
+        make, chain, cas, word):
+    """An expired CA beside a good one does no harm: clients are moving to that one."""
     expired, end, _ = of_an_elliptic_curve(days=-1).partition('-----END CERTIFICATE-----\n')
-    expired += end
+    pem = {'expired': expired + end, 'client-ca': read('certs/client-ca.pem')}
     gateway = make(server={'client_ca': 'clients.pem'})
-    for chain, cas in ((expired, ''), ('', expired)):
-        gateway.write('tls.pem', read('certs/good.pem') + chain)
-        gateway.write('clients.pem', read('certs/client-ca.pem') + cas)
-        status, output = gateway.run('check', '--config', gateway.config)
-        assert status == 1 and re.search('(?m)^WRONG  certificate CN=new: valid from ', output), output
-        assert output.count('WRONG') == 1
+    gateway.write('tls.pem', read('certs/good.pem') + ''.join(pem[name] for name in chain.split()))
+    gateway.write('clients.pem', ''.join(pem[name] for name in cas.split()))
+    status, output = gateway.run('check', '--config', gateway.config)
+    assert re.search('(?m)^%-6s certificate CN=new: valid from ' % word, output), output
+    assert (status, output.count('WRONG')) == ((1, 1) if word == 'WRONG' else (0, 0)), output
 
 
 def test_check_notes_that_every_address_is_allowed(make):
