@@ -81,7 +81,7 @@ def tpam():
     made = FakeTpam()
     made.add_system('WEB01', '10.0.0.5')
     with open(os.path.join(program.TESTS, 'keys', 'rsa-3072.openssh')) as key:
-        made.add_account('WEB01', 'root', 'password', key.read(), custom1='root', custom2='WEB01')
+        made.add_account('WEB01', 'root', 'kT5-vw-Zr8', key.read(), custom1='root', custom2='WEB01')
     made.add_user('sps', 'api-password')
     made.add_user('jdoe')
     made.add_policy('jdoe', 'WEB01', 'root', 'Root')
