@@ -25,16 +25,16 @@ class Wire(io.RawIOBase):
 
     Every wait ends with the deadline. All received bytes count against a budget, because 2.6 bounds
     neither lines nor headers. is_sent: whether a byte of the request may have been sent; received:
-    the number of bytes received; is_busy: whether a thread uses the socket, which must then not be
-    closed. httplib closes the wire when it has finished; Connection closes the socket.
+    the number of bytes received. httplib closes the wire when it has finished; Connection closes
+    the socket.
     """
 
     def __init__(self, sock, deadline, budget):
         io.RawIOBase.__init__(self)
         self._sock, self._deadline, self.budget = sock, deadline, budget
         self._request, self._reader = [], None
-        self.is_sent, self._has_ended, self.is_busy = False, False, False
-        self.received = 0
+        self.is_sent, self._has_ended, self.received = False, False, 0
+        self._is_busy, self._is_abandoned = False, False
 
     def sendall(self, data):
         """Collect a part of the request. httplib calls this."""
@@ -50,14 +50,22 @@ class Wire(io.RawIOBase):
     def in_thread(self, function, *arguments):
         """Call a function that uses the socket. OpenSSL 0.9.8 stays in one call for as long as the
         peer sends empty records, or to compute with its numbers: any call may shake hands again."""
-        self.is_busy = True
+        self._is_busy = True
         return in_thread(lambda: self._call(function, arguments), self._deadline)
 
     def _call(self, function, arguments):
         try:
             return function(*arguments)
         finally:
-            self.is_busy = False
+            self._is_busy = False
+            if self._is_abandoned:
+                self._sock.close()
+
+    def abandon(self):
+        """Return whether a thread uses the socket. It will close it: if somebody else did, another
+        connection would get the descriptor that the thread reads."""
+        self._is_abandoned = True  # first, so that one of the two closes the socket in any case
+        return self._is_busy
 
     def makefile(self, mode='rb', bufsize=-1):
         """Return a file to read the answer from. httplib calls this."""

@@ -102,14 +102,13 @@ class Connection(object):
             raise failure
 
     def close(self):
-        """Hang up, and close the socket unless an abandoned thread uses it: another connection
-        would get the descriptor that the thread reads."""
+        """Hang up, and close the socket unless an abandoned thread uses it."""
         sock, self.sock = self.sock, None  # first: an alarm in between would leave a closed one
         wire, self._wire = self._wire, None
         if sock is None:
             return
         hang_up(sock)
-        if wire is None or not wire.is_busy:
+        if wire is None or not wire.abandon():
             sock.close()
 
     def wire(self, deadline):

@@ -23,10 +23,11 @@ import tpamcert
 import tpamclient
 import tpamconfig
 import tpamerrors
+import tpamhttp
 import tpamtransport
 import tpamxml
 from certs import make
-from conftest import PASSWORD, certificate, configuration, read
+from conftest import PASSWORD, SLACK, certificate, configuration, read
 from sps_child import native
 from test_check_in import check_in, checked_out, errors
 from test_log import echo, writable
@@ -324,6 +325,18 @@ def test_without_proc_the_certificates_are_read_all_the_same_and_no_file_is_left
         'PYTHONPATH': str(patches), 'TMPDIR': str(files)})
     assert played.call('get_password_list').credentials == [PASSWORD]
     assert files.listdir() == []
+
+
+def test_a_thread_that_is_too_late_closes_the_socket_when_it_ends():
+    """Nobody else may, as long as it reads."""
+    sock, peer = socket.socketpair()
+    peer.settimeout(SLACK)
+    wire = tpamhttp.Wire(sock, tpamerrors.Deadline(0.1), 1)
+    pytest.raises(tpamerrors.TpamTimeout, wire.in_thread, sock.recv, 1)
+    assert wire.abandon()
+    peer.sendall(b'x')
+    assert peer.recv(1) == b''
+    assert not wire.abandon()
 
 
 def test_a_proxy_that_goes_right_after_it_accepted_gets_nothing(world):
