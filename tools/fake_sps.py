@@ -150,7 +150,8 @@ class FakeSps(object):
         finally:
             timer.cancel()
             child.wait()
-            listener.join()
+            if listener.is_alive():  # Ctrl-C may have come before it began
+                listener.join()
             child.stdout.close()
             child.stderr.close()
         result = Result(hook, json.loads(answer.decode('ascii') or '{}'), b''.join(log).decode('utf-8'),
