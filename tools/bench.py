@@ -122,11 +122,12 @@ class Bench(object):
         command = [python, CHILD, mode, str(self.port), CA, json.dumps(cookies or {})]
         began = time.perf_counter()
         child = subprocess.run(command, env=self.environment, stdin=subprocess.DEVNULL,
-                               stdout=subprocess.PIPE,
-                               start_new_session=True)  # Ctrl-C is for this program alone
+                               capture_output=True,  # Ctrl-C is for this program alone
+                               start_new_session=True)
         seconds = time.perf_counter() - began
         if child.returncode:
-            raise program.Mistake('%s failed on %s, see above' % (mode, python))
+            raise program.Mistake('%s failed on %s: %s' % (
+                mode, python, fake_sps.cause_of(child.stderr.decode('utf-8', 'replace'))))
         answer = json.loads(child.stdout.decode('ascii'))
         return seconds, answer['memory'], answer['cookies']
 
