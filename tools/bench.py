@@ -122,8 +122,8 @@ class Bench(object):
         command = [python, CHILD, mode, str(self.port), CA, json.dumps(cookies or {})]
         began = time.perf_counter()
         child = subprocess.run(command, env=self.environment, stdin=subprocess.DEVNULL,
-                               capture_output=True,  # Ctrl-C is for this program alone
-                               start_new_session=True)
+                               capture_output=True,
+                               start_new_session=True)  # Ctrl-C is for this program alone
         seconds = time.perf_counter() - began
         if child.returncode:
             raise program.Mistake('%s failed on %s: %s' % (
