@@ -579,7 +579,8 @@ async def _check_tpam(node):
         return 'ok', 'ListSystems answered with %d rows in %.2f s' % (
             count, time.monotonic() - began)
     except Refused as refusal:
-        return 'NOTE', 'the log-in works; ListSystems is refused: %s' % refusal
+        return 'NOTE', ('the log-in works; ListSystems is refused: %s'
+                        % str(refusal)[:commands.MAX_TEXT])
     except Exception as error:
         return 'WRONG', error
     finally:

@@ -1020,6 +1020,13 @@ def test_check_says_what_is_wrong_with_tpam(make, cli, tpam, change, status, tex
     assert found == status and text in output
 
 
+def test_check_prints_the_beginning_of_a_long_refusal_alone(make, cli):
+    gateway = make()
+    cli.prints = 'E' * 5000
+    status, output = gateway.run('check', '--config', gateway.config)
+    assert status == 0 and 'ListSystems is refused: ' + 'E' * 1000 + '\n' in output
+
+
 def of_an_elliptic_curve(days=2):
     """Return the certificate of a CA, which ends in so many days, and its key. OpenSSL 0.9.8 does not know the kind."""
     key = ec.generate_private_key(ec.SECP256R1())
